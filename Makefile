@@ -1,0 +1,40 @@
+# Each target sets up .venv from nothing, once.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKDIR ?= runs/quickstart
+
+.PHONY: quickstart test test-slow lint benchmarks clean
+
+quickstart: .venv/runtime
+	$(BIN)/python main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmarks: .venv/dev
+	$(BIN)/python benchmarks/topk_mean.py
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/attacks.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/runtime: requirements.txt pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt --editable .
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/runtime
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs build dist *.egg-info

@@ -1,0 +1,52 @@
+"""The main job in small: a Top-GAP network and its twin with plain GAP on textured digits.
+
+Command:  python main.py --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.title = "Top-GAP"
+    config.seed = 0
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "resnet_narrow"
+    config.model.head = "pyramid"
+    config.model.pool = "topk"
+    config.model.k = 48
+    config.model.dtype = "float32"
+
+    config.loss = ml_collections.ConfigDict()
+    config.loss.l1 = 1.0
+    config.loss.label_smoothing = 0.0
+
+    config.data = ml_collections.ConfigDict()
+    config.data.source = "embedded"
+    config.data.validation = "validation"
+    config.data.test = ("in_distribution", "shifted")
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.name = "sgd"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.schedule = "one_cycle"
+    config.optimizer.weight_decay = 5e-4
+
+    config.train = ml_collections.ConfigDict()
+    config.train.batch_size = 128
+    config.train.epochs = 8
+    config.train.log_every_steps = 20
+    config.train.checkpoint_every_steps = 100
+
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.attacks = ("fgsm", "pgd20_paper", "pgd50_strong")
+    config.evaluation.attack_eps = 8 / 255
+    config.evaluation.attack_examples = 512
+
+    # The twin: the unmodified classifier, trained in the same way.
+    config.twin = ml_collections.ConfigDict()
+    config.twin.title = "Plain GAP"
+    config.twin.model = {"head": "original", "pool": "mean"}
+    config.twin.loss = {"l1": 0.0}
+    return config

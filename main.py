@@ -1,0 +1,60 @@
+"""Trains and evaluates what a configuration describes, and writes a report.
+
+    python main.py --config=configs/quickstart.py --workdir=runs/quickstart [--config.model.k=32]
+
+The same command goes on where an interrupted run stopped.
+"""
+
+import runpy
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    # Here, since importing JAX takes seconds and a mistyped flag should not.
+    from topgap_jax.reports import print_report, write_report
+    from topgap_jax.training import ConfigError, train_and_evaluate
+
+    try:
+        train_and_evaluate(CONFIG.value, WORKDIR.value)
+    except (ConfigError, FloatingPointError) as error:
+        sys.exit(f"Error: {error}")
+    report = write_report(WORKDIR.value)
+    print_report(WORKDIR.value)
+    print(f"Report: {report}")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a field that the configuration lacks is answered with those that it has."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        sys.exit(f"Error: {unknown_field(argv) or error}")
+
+
+def unknown_field(argv: list[str]) -> str | None:
+    """Names the first `--config.FIELD` that does not exist, and those that do."""
+    given = [argument.lstrip("-").split("=", 1) for argument in argv[1:] if argument.startswith("-")]
+    path = next(value for name, *value in given if name == "config")[0]
+    config = runpy.run_path(path)["get_config"]()
+    for name, *_ in given:
+        section = config
+        for depth, field in enumerate(parts := name.split(".")[1:]):
+            if field not in section:
+                prefix = "".join(f"{part}." for part in parts[:depth])
+                there = ", ".join(sorted(prefix + known for known in section))
+                return f"unknown config field {prefix + field!r}; there are: {there}"
+            section = section[field]
+    return None
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

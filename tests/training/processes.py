@@ -1,0 +1,58 @@
+"""`main.py` as a real process, and what it leaves behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(config, workdir, *overrides):
+    return [sys.executable, str(ROOT / "main.py"), f"--config={config}", f"--workdir={workdir}", *overrides]
+
+
+def start(config, workdir, *overrides, devices=1):
+    """`main.py` as a process of its own."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    return subprocess.Popen(
+        command(config, workdir, *overrides),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def metrics(workdir, kind="train"):
+    """The lines of `metrics.jsonl`; a last half line is left out."""
+    path = Path(workdir) / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def final_arrays(workdir):
+    """Every array of the last checkpoint, by name."""
+    steps = sorted(
+        int(path.name) for path in (Path(workdir) / "checkpoints").iterdir() if path.name.isdigit()
+    )
+    state = ocp.PyTreeCheckpointer().restore(
+        Path(workdir).absolute() / "checkpoints" / str(steps[-1]) / "state"
+    )
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -1,0 +1,60 @@
+import ml_collections
+import pytest
+
+from topgap_jax.training.config import DEFAULTS, config_hash, differences, resolve, twin_of
+
+
+def test_defaults_are_filled_in_and_values_kept():
+    config = resolve({"model": {"k": 12}, "optimizer": {"learning_rate": 1}})
+    assert config.model.k == 12 and config.model.head == "pyramid"
+    assert config.optimizer.learning_rate == 1.0
+    assert resolve(config) == config
+    assert (
+        resolve(ml_collections.ConfigDict({"model": {"k": 12}, "optimizer": {"learning_rate": 1.0}}))
+        == config
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"sed": 1}, "unknown config field 'sed'; there are: title, seed, model"),
+        ({"model": {"kk": 1}}, "unknown config field 'model.kk'; there are: model.name, model.head"),
+        ({"twin": {"model": {"kk": 1}}}, "unknown config field 'model.kk'"),
+    ],
+)
+def test_unknown_fields_are_answered_with_those_that_exist(config, message):
+    with pytest.raises(ValueError, match=message):
+        twin_of(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model": 3}, "config field model=3 must be of type Mapping"),
+        ({"model": {"k": 2.5}}, "config field model.k=2.5 must be of type int"),
+        ({"model": {"k": True}}, "config field model.k=True must be of type int"),
+        ({"optimizer": {"nesterov": 1}}, "config field optimizer.nesterov=1 must be of type bool"),
+    ],
+)
+def test_values_of_another_type(config, message):
+    with pytest.raises(TypeError, match=message):
+        resolve(config)
+
+
+def test_the_twin_differs_in_what_it_says():
+    config = {"title": "ours", "model": {"k": 5}, "twin": {"title": "theirs", "model": {"head": "original"}}}
+    twin = twin_of(config)
+    assert differences(twin, resolve(config)) == [
+        "model.head: original, not pyramid",
+        "title: theirs, not ours",
+        "twin.model.head: absent, not original",
+        "twin.title: absent, not theirs",
+    ]
+    assert twin_of({"title": "alone"}) is None
+
+
+def test_the_hash_names_the_whole_configuration():
+    assert config_hash(resolve({})) == config_hash(resolve(DEFAULTS))
+    assert config_hash(resolve({"seed": 1})) != config_hash(resolve({}))
+    assert config_hash(resolve({"data": {"test": ["a"]}})) == config_hash(resolve({"data": {"test": ("a",)}}))

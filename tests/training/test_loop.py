@@ -1,0 +1,224 @@
+import json
+import logging
+import shutil
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from topgap_jax.training import ConfigError, train_and_evaluate
+from topgap_jax.training.config import resolve
+from topgap_jax.training.loop import make_batches, prepare, train
+from topgap_jax.training.mesh import put_batch
+from topgap_jax.training.state import create_state, make_optimizer, split_model
+from topgap_jax.training.step import make_train_step
+from training.processes import ROOT, command, final_arrays, metrics
+
+SMALL = {
+    "model": {"name": "resnet_narrow", "k": 12, "pyramid_channels": 16},
+    "data": {"options": {"num_images": 96, "size": 24, "object_size": 14}},
+    "optimizer": {"learning_rate": 0.05, "clip_norm": 1.0},
+    "train": {"batch_size": 16, "epochs": 1, "log_every_steps": 1, "checkpoint_every_steps": 4},
+    "evaluation": {"batch_size": 32},
+}
+
+
+def changed(**sections):
+    """SMALL with some fields of its sections replaced."""
+    return SMALL | {
+        name: SMALL.get(name, {}) | value if isinstance(value, dict) else value
+        for name, value in sections.items()
+    }
+
+
+def test_the_step_compiles_once_and_learns(tmp_path):
+    run = prepare(resolve(SMALL), tmp_path)
+    graphdef, params, model_state = split_model(run.model)
+    optimizer = make_optimizer(run.config.optimizer, run.steps)
+    state = create_state(params, model_state, optimizer, ema=False)
+    step = make_train_step(graphdef, optimizer, run.config, run.mesh, state)
+    batches = make_batches(run)
+    batch = put_batch(run.mesh, next(batches))
+    losses = []
+    for _ in range(30):
+        state, figures = step(state, batch)
+        losses.append(float(figures["loss"]))
+    assert step._cache_size() == 1
+    assert losses[-1] < 0.7 * losses[0]
+    assert int(state.step) == 30
+
+
+def test_components_add_up_in_the_metrics(uninterrupted):
+    lines = metrics(uninterrupted)
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["cross_entropy"] + 1.0 * line["l1"], rel=1e-5)
+        assert line["config_hash"] and line["commit"] and line["seed"] == 3
+    assert len(list((uninterrupted / "tensorboard").iterdir())) == 1
+
+
+def test_keeps_the_last_two_and_the_best_checkpoint(uninterrupted):
+    evaluations = metrics(uninterrupted, "eval")
+    best = max(evaluations, key=lambda line: line["accuracy"])["accuracy"]
+    best_steps = {line["step"] for line in evaluations if line["accuracy"] == best}
+    steps = {int(path.name) for path in (uninterrupted / "checkpoints").iterdir() if path.name.isdigit()}
+    assert {24, 20} <= steps and steps & best_steps and len(steps) <= 3
+
+
+def test_a_run_that_is_done_stays_as_it_is(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    before = final_arrays(tmp_path / "run")
+    config = json.loads((uninterrupted / "config.json").read_text())
+    train_and_evaluate(config, tmp_path / "run")
+    for name, value in final_arrays(tmp_path / "run").items():
+        np.testing.assert_array_equal(value, before[name])
+    assert metrics(tmp_path / "run") == metrics(uninterrupted)
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(uninterrupted, tmp_path, caplog):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints" / "24" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    config = json.loads((uninterrupted / "config.json").read_text())
+    with caplog.at_level(logging.WARNING):
+        train_and_evaluate(config, tmp_path / "run")
+    assert "checkpoint 24" in caplog.text and "cannot be read" in caplog.text
+    expected = final_arrays(uninterrupted)
+    for name, value in final_arrays(tmp_path / "run").items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
+def test_without_one_readable_checkpoint_it_stops(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/state/**/*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    config = json.loads((uninterrupted / "config.json").read_text())
+    with pytest.raises(RuntimeError, match=r"no checkpoint in .* can be read"):
+        train_and_evaluate(config, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = changed(
+        optimizer={"learning_rate": 1e18, "clip_norm": 0.0, "schedule": "constant", "warmup_fraction": 0.5}
+    )
+    config["train"] = config["train"] | {"epochs": 2, "checkpoint_every_steps": 1}
+    with pytest.raises(
+        FloatingPointError, match=r"became (nan|inf) before step \d+; the checkpoints in .* are from before"
+    ):
+        train_and_evaluate(config, tmp_path)
+    for name, value in final_arrays(tmp_path).items():
+        assert np.isfinite(value).all(), name
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"nodel": {}}, "unknown config field 'nodel'; there are: title, seed, model"),
+        (changed(model={"name": "resnet19"}), "unknown model 'resnet19'; there are: .*resnet18"),
+        (changed(model={"head": "fpn"}), "unknown head 'fpn'; there are: pyramid, last, original"),
+        (changed(model={"pool": "max"}), "unknown pool 'max'; there are: topk, mean"),
+        (
+            changed(model={"k": 145}),
+            r"k=145 is larger than the CAM: images of 24x24 give 12x12 = 144 positions",
+        ),
+        (changed(data={"source": "cifar"}), "cifar"),
+        (changed(data={"train": "training"}), "training"),
+        (changed(data={"augment": ("flip",)}), "flip"),
+        (changed(train={"batch_size": 200}), "train.batch_size=200 is more than the 96 examples"),
+        (changed(mesh={"data": 3}), "mesh data=3 x fsdp=1 needs 3 devices; there are 1"),
+        (changed(evaluation={"attacks": ("pgd",)}), "unknown attack 'pgd'; there are: fgsm, pgd20_paper"),
+        (
+            changed(evaluation={"weights": "first"}),
+            "unknown evaluation.weights 'first'; there are: last, best",
+        ),
+        (changed(evaluation={"attack_eps": 8.0}), r"evaluation.attack_eps=8.0 is outside \(0, 1\]"),
+        (changed(optimizer={"name": "adam"}), "unknown optimizer 'adam'"),
+        (changed(twin={"model": {"head": "original"}}), 'head="original" .* pools by "mean", not by "topk"'),
+    ],
+)
+def test_mistakes_are_found_before_the_workdir_is_touched(config, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdirs_that_cannot_be_used(uninterrupted, tmp_path):
+    with pytest.raises(ConfigError, match="no workdir given"):
+        train_and_evaluate(SMALL, "")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file' cannot be written"):
+        train_and_evaluate(SMALL, tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"holds a run with another configuration \(.*seed: 0, not 3"):
+        train_and_evaluate(SMALL, uninterrupted)
+
+
+def test_the_command_line_names_a_field_that_does_not_exist(tiny, tmp_path):
+    result = subprocess.run(
+        command(tiny, tmp_path, "--config.model.kk=3"), capture_output=True, text=True, cwd=ROOT, timeout=100
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        "Error: unknown config field 'model.kk'; there are: model.dropout, model.head, model.k, model.name, "
+        "model.pool, model.pyramid_channels"
+    )
+
+
+def test_the_best_weights_can_be_the_ones_evaluated(uninterrupted, tmp_path):
+    config = json.loads((uninterrupted / "config.json").read_text())
+    evaluations = metrics(uninterrupted, "eval")
+    best = max(evaluations, key=lambda line: (line["accuracy"], line["step"]))
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    config["evaluation"]["weights"] = "best"
+    (tmp_path / "run" / "config.json").unlink()
+    state = train(prepare(resolve(config), tmp_path / "run"))
+    accuracies = {line["step"]: line["accuracy"] for line in evaluations}
+    assert accuracies[int(state.step)] == best["accuracy"]
+
+
+def test_the_twin_and_the_evaluation(tmp_path):
+    config = changed(
+        data={"test": ("in_distribution", "shifted")},
+        evaluation={
+            "attacks": ("fgsm", "pgd50_strong"),
+            "attack_examples": 24,
+            "cam_examples": 40,
+            "pictures": 5,
+        },
+        twin={"title": "Plain GAP", "model": {"head": "original", "pool": "mean"}, "loss": {"l1": 0.0}},
+    )
+    train_and_evaluate(config, tmp_path)
+    for workdir, title, parameters_less in (
+        (tmp_path, "Top-GAP", False),
+        (tmp_path / "twin", "Plain GAP", True),
+    ):
+        evaluation = json.loads((workdir / "evaluation.json").read_text())
+        assert evaluation["title"] == title
+        assert evaluation["cam_shape"] == ([3, 3] if parameters_less else [12, 12])
+        whole = {figure["split"]: figure for figure in evaluation["accuracy"] if "group" not in figure}
+        worst = {figure["split"]: figure for figure in evaluation["accuracy"] if "group" in figure}
+        for split in ("in_distribution", "shifted"):
+            assert whole[split]["count"] == 96
+            assert worst[split]["value"] <= whole[split]["value"]
+        for attack in evaluation["attacks"]:
+            assert attack["robust_accuracy"] <= attack["clean_accuracy"] and attack["count"] == 24
+        assert 0 < evaluation["cam"]["sparsity"] < 1 and evaluation["cam"]["count"] == 40
+        pictures = np.load(workdir / "examples.npz")
+        assert pictures["heat"].shape == (5, 24, 24) == pictures["masks"].shape
+        assert pictures["heat"].min() >= 0 and pictures["heat"].max() <= 1
+        assert jnp.isfinite(pictures["images"]).all()
+    before = (tmp_path / "evaluation.json").read_text()
+    train_and_evaluate(config, tmp_path)
+    assert (tmp_path / "evaluation.json").read_text() == before
+
+
+def test_batches_must_divide_by_the_devices():
+    from topgap_jax.training.mesh import check_batch_size
+
+    mesh = jax.sharding.AbstractMesh((8,), ("data",))
+    with pytest.raises(
+        ValueError, match=r"train.batch_size=20 cannot be split over 8 devices.*such as 16 or 24"
+    ):
+        check_batch_size(mesh, "train.batch_size", 20)

@@ -1,0 +1,29 @@
+"""Where does a network look? Functions of arrays: class activation maps, Grad-CAM and their figures of merit."""
+
+from topgap_jax.analysis.cam import (
+    best_threshold,
+    cam_metrics,
+    energy_in_mask,
+    heatmap,
+    iou,
+    iou_curve,
+    iou_oracle,
+    pointing_game,
+    resize_and_scale,
+    sparsity,
+)
+from topgap_jax.analysis.gradcam import grad_cam
+
+__all__ = [
+    "best_threshold",
+    "cam_metrics",
+    "energy_in_mask",
+    "grad_cam",
+    "heatmap",
+    "iou",
+    "iou_curve",
+    "iou_oracle",
+    "pointing_game",
+    "resize_and_scale",
+    "sparsity",
+]

@@ -1,0 +1,22 @@
+"""Adversarial attacks on any classifier: functions of images to logits, no model class, no data set."""
+
+from topgap_jax.attacks.base import (
+    AttackResult,
+    LogitsFn,
+    logits_fn,
+    predict,
+    prediction_consistency,
+    robust_accuracy,
+)
+from topgap_jax.attacks.gradient import fgsm, pgd
+
+__all__ = [
+    "AttackResult",
+    "LogitsFn",
+    "fgsm",
+    "logits_fn",
+    "pgd",
+    "predict",
+    "prediction_consistency",
+    "robust_accuracy",
+]

@@ -1,0 +1,239 @@
+"""FGSM (Goodfellow et al., 2015) and PGD (Madry et al., 2018) in the Linf and L2 balls.
+
+`recipe="paper"` is what the paper ran with Foolbox: small steps, everyone takes all of them, and the last
+iterate counts. `recipe="strong"` takes steps that cross the ball, and stops at the first adversarial iterate.
+Both want to miss the true label. The paper then compares the predictions before and after
+(`base.prediction_consistency`) and not with the label (`base.robust_accuracy`); report both.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial, register_dataclass
+
+from topgap_jax.attacks import base
+from topgap_jax.attacks.base import AttackResult, Examples, Progress
+
+RECIPES = ("strong", "paper")
+# Foolbox 3.3.4's steps as a share of eps: LinfPGD takes 0.01 where eps is 0.3, L2PGD 0.025.
+PAPER_STEP = {"linf": 0.01 / 0.3, "l2": 0.025}
+
+
+class State(NamedTuple):
+    """PGD's own state."""
+
+    images: jax.Array  # [B,H,W,C], the current iterate, not yet seen by the network
+    passes: jax.Array  # int32 [B], gradients taken so far
+    progress: Progress
+
+
+@register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ProjectedGradient:
+    """`x <- project(x + step_size * steepest(grad loss(x)))`, the step of FGSM and PGD; see `base.Attack`.
+
+    With `keep="best"` an example is done at its first success, and the network sees every iterate, the last
+    one included: up to `steps + 1` passes. With `keep="last"` it is done after `steps` passes, and a forward
+    pass judges the last iterate.
+    """
+
+    eps: float
+    step_size: float
+    steps: int
+    key: jax.Array
+    norm: str = dataclasses.field(metadata={"static": True})
+    loss: str = dataclasses.field(metadata={"static": True})
+    keep: str = dataclasses.field(metadata={"static": True})  # "best" | "last"
+    targeted: bool = dataclasses.field(metadata={"static": True})
+    random_start: bool = dataclasses.field(metadata={"static": True})
+
+    def init(self, examples: Examples) -> State:
+        images = examples.images
+        if self.random_start:
+            images = base.random_start(
+                self.key, examples.indices, examples.restarts, images, self.eps, norm=self.norm
+            )
+        return State(images, jnp.zeros_like(examples.labels), base.start_progress(examples))
+
+    def step(self, logits_fn: base.LogitsFn, examples: Examples, state: State) -> State:
+        def total_loss(images: jax.Array) -> tuple[jax.Array, base.Judgement]:
+            judgement = base.judge(logits_fn(images), examples, self.loss, self.targeted)
+            return judgement.loss.sum(), judgement
+
+        gradient, judgement = jax.grad(total_loss, has_aux=True)(state.images)
+        progress = base.record(state.progress, state.images, judgement, keep=self.keep)
+        passes = state.passes + 1
+        best = self.keep == "best"
+        done = (progress.success | (passes > self.steps)) if best else passes >= self.steps
+        moved = state.images + self.step_size * base.NORMS[self.norm].steepest(gradient)
+        images = base.project(moved, examples.images, self.eps, self.norm)
+        return State(images, passes, progress._replace(done=done))
+
+    def conclude(self, logits_fn: Partial, examples: Examples, state: State) -> Progress:
+        if self.keep == "best":
+            return state.progress
+        return _judge_last(self, base.forward(logits_fn, state.images), examples, state)
+
+
+@jax.jit
+def _judge_last(attack: ProjectedGradient, logits: jax.Array, examples: Examples, state: State) -> Progress:
+    judgement = base.judge(logits, examples, attack.loss, attack.targeted)
+    return base.record(state.progress, state.images, judgement, keep="last")
+
+
+def fgsm(
+    logits_fn: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    eps: float,
+    norm: str = "linf",
+    loss: str = "ce",
+    targets: jax.Array | None = None,
+    batch_size: int = 64,
+) -> AttackResult:
+    """One step of eps from the clean image: `project(x + eps * steepest(grad loss(x)))`, in Linf the sign.
+
+    Args:
+      logits_fn: a classifier, see `base.logits_fn`.
+      images: [B,H,W,C] float in [0, 1].
+      labels: the true classes, integers [B] in 0..K-1.
+      eps: radius of the ball, in units of the image range, for instance 8/255.
+      norm: "linf" or "l2".
+      loss: "ce" or "margin", see `base.LOSSES`.
+      targets: classes to reach, integers [B]; default: miss the label.
+      batch_size: images per pass through the network.
+
+    Returns:
+      An `AttackResult`; its `config` has every setting.
+
+    Raises:
+      ValueError: input that cannot be meant, before any work; NaN logits.
+
+    Goodfellow et al., 2015, "Explaining and Harnessing Adversarial Examples", section 4.
+    """
+    network, examples = _checked(logits_fn, images, labels, eps, norm, loss, targets, None, batch_size)
+    attack = ProjectedGradient(
+        float(eps),
+        float(eps),
+        1,
+        jax.random.key(0),
+        norm=norm,
+        loss=loss,
+        keep="last",
+        targeted=targets is not None,
+        random_start=False,
+    )
+    return _run("fgsm", attack, network, examples, restarts=1, batch_size=batch_size)
+
+
+def pgd(
+    logits_fn: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    eps: float,
+    steps: int = 20,
+    step_size: float | None = None,
+    norm: str = "linf",
+    loss: str = "ce",
+    recipe: str = "strong",
+    random_start: bool = True,
+    restarts: int = 1,
+    targets: jax.Array | None = None,
+    indices: jax.Array | None = None,
+    batch_size: int = 64,
+    key: jax.Array | int = 0,
+) -> AttackResult:
+    """Gradient ascent from a random start: `x <- project(x + step_size * steepest(grad loss(x)))`.
+
+    Args:
+      logits_fn: a classifier, see `base.logits_fn`.
+      images: [B,H,W,C] float in [0, 1].
+      labels: the true classes, integers [B] in 0..K-1.
+      eps: radius of the ball, in units of the image range, for instance 8/255.
+      steps: gradient steps per restart, at least 1.
+      step_size: in units of the image range; default: 2.5 * eps / steps ("strong"), or Foolbox's eps / 30 in
+        Linf and eps / 40 in L2 ("paper"), whatever the number of steps.
+      norm: "linf" or "l2".
+      loss: "ce" or "margin", see `base.LOSSES`.
+      recipe: "strong": the first adversarial iterate counts, else the one with the highest loss. "paper": the
+        last iterate counts, whatever came before.
+      random_start: start uniformly inside the ball, else at the clean image.
+      restarts: attempts with new random starts; only survivors get the next.
+      targets: classes to reach, integers [B]; default: miss the label.
+      indices: where each image stands in its data set, integers [B], default 0..B-1. They choose the random
+        starts, so that an image fares alike in whatever batch it comes.
+      batch_size: most images in one pass through the network.
+      key: a JAX key, or a seed.
+
+    Returns:
+      An `AttackResult`; its `config` has every setting.
+
+    Raises:
+      ValueError: input that cannot be meant, before any work; NaN logits.
+
+    Madry et al., 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks", section 2.1; recipe
+    "paper": Top-GAP, sections 4.3 and E.1.
+    """
+    base.check_name(recipe, "recipe", RECIPES)
+    base.check_counts(steps=steps, restarts=restarts, batch_size=batch_size)
+    if restarts > 1 and not random_start:
+        raise ValueError(f"restarts={restarts} without random_start would repeat the same attempt")
+    network, examples = _checked(logits_fn, images, labels, eps, norm, loss, targets, indices, batch_size)
+    if step_size is None:
+        step_size = 2.5 * eps / steps if recipe == "strong" else PAPER_STEP[norm] * eps
+    if not step_size > 0:
+        raise ValueError(f"step_size={step_size} must be positive")
+    attack = ProjectedGradient(
+        float(eps),
+        float(step_size),
+        int(steps),
+        key if isinstance(key, jax.Array) else jax.random.key(key),
+        norm=norm,
+        loss=loss,
+        keep="best" if recipe == "strong" else "last",
+        targeted=targets is not None,
+        random_start=random_start,
+    )
+    return _run("pgd", attack, network, examples, restarts=restarts, batch_size=batch_size, recipe=recipe)
+
+
+def _checked(
+    logits_fn: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    eps: float,
+    norm: str,
+    loss: str,
+    targets: jax.Array | None,
+    indices: jax.Array | None,
+    batch_size: int,
+) -> tuple[Partial, Examples]:
+    """The network and the examples, or a ValueError; the cheap checks first."""
+    base.check_counts(batch_size=batch_size)
+    base.check_name(loss, "loss", base.LOSSES)
+    base.check_eps(eps, norm, jnp.shape(images)[1:])
+    network = base.logits_fn(logits_fn)
+    return network, base.check_examples(network, images, labels, targets, indices, batch_size=batch_size)
+
+
+def _run(
+    name: str,
+    attack: ProjectedGradient,
+    network: Partial,
+    examples: Examples,
+    *,
+    restarts: int,
+    batch_size: int,
+    **settings: Any,
+) -> AttackResult:
+    outcome = base.attack_survivors(attack, network, examples, restarts=restarts, batch_size=batch_size)
+    config = {"attack": name, **settings, "restarts": restarts, "batch_size": batch_size}
+    config |= {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
+    config["key"] = jax.random.key_data(attack.key).tolist()
+    # Below 2, the attack may not even cross the ball.
+    config["reach"] = attack.steps * attack.step_size / attack.eps
+    return base.attack_result(outcome, examples, attack.norm, config)

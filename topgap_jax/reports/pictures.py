@@ -1,0 +1,83 @@
+"""Test pictures, mask outlines and heat maps as pixels."""
+
+import base64
+import io
+
+import matplotlib
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+COLOR_MAP = "inferno"  # perceptually uniform, told apart with any colour vision and in grey
+TILE = 192  # pixels of the longer side, about
+
+
+def picture(image: np.ndarray) -> np.ndarray:
+    """The picture itself, [H,W,C] in [0, 1] -> uint8 [H',W',3], enlarged with its pixels left visible."""
+    return _enlarge(_to_bytes(_rgb(image)), Image.Resampling.NEAREST)
+
+
+def object_picture(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The object in its colours, the background faded, the outline drawn."""
+    grey = 0.35 + 0.25 * _grey(image)
+    faded = np.where(mask[..., None], _rgb(image), grey[..., None])
+    return draw_outline(_enlarge(_to_bytes(faded), Image.Resampling.NEAREST), mask)
+
+
+def heat_picture(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """The heat map laid over the grey picture, with the mask's outline where there is a mask."""
+    grey = np.repeat(_enlarge(_to_bytes(_grey(image)), Image.Resampling.NEAREST)[..., None], 3, axis=-1)
+    smooth = _enlarge(np.asarray(heat, np.float32), Image.Resampling.BILINEAR)
+    color = matplotlib.colormaps[COLOR_MAP](np.clip(smooth, 0, 1))[..., :3] * 255
+    # The hotter, the less of the picture shines through: dark regions keep their texture.
+    opacity = (0.55 + 0.35 * np.clip(smooth, 0, 1))[..., None]
+    blended = (color * opacity + grey * (1 - opacity)).round().astype(np.uint8)
+    return blended if mask is None else draw_outline(blended, mask)
+
+
+def draw_outline(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A white line with a dark rim just outside the mask: visible on any background."""
+    enlarged = _enlarge(mask.astype(np.uint8), Image.Resampling.NEAREST, like=pixels) > 0
+    line = ndimage.binary_dilation(enlarged, iterations=2) & ~enlarged
+    rim = ndimage.binary_dilation(enlarged, iterations=3) & ~enlarged & ~line
+    drawn = pixels.copy()
+    drawn[line], drawn[rim] = (255, 255, 255), (20, 20, 20)
+    return drawn
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """uint8 pixels as a PNG inside a `data:` address."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def color_stops(count: int = 9) -> list[str]:
+    """Evenly spaced colours of the heat maps, cold to hot, as #rrggbb."""
+    colors = matplotlib.colormaps[COLOR_MAP](np.linspace(0, 1, count))
+    return [matplotlib.colors.to_hex(color) for color in colors]
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return image if image.shape[-1] == 3 else np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return image @ np.array([0.299, 0.587, 0.114]) if image.shape[-1] == 3 else image.mean(axis=-1)
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    return (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
+
+
+def _enlarge(
+    pixels: np.ndarray, resampling: Image.Resampling, like: np.ndarray | None = None
+) -> np.ndarray:
+    height, width = like.shape[:2] if like is not None else _tile_size(*pixels.shape[:2])
+    return np.asarray(Image.fromarray(pixels).resize((width, height), resampling))
+
+
+def _tile_size(height: int, width: int) -> tuple[int, int]:
+    longer = max(height, width)
+    scale = TILE // longer if longer <= TILE else TILE / longer
+    return max(1, round(height * scale)), max(1, round(width * scale))

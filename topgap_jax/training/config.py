@@ -1,0 +1,155 @@
+"""The configuration: every field with its default. A file in `configs/` states what differs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+
+class ConfigError(ValueError):
+    """A configuration or a workdir that cannot be run; raised before any long work starts."""
+
+
+DEFAULTS: dict[str, Any] = {
+    "title": "Top-GAP",  # how reports call this run
+    "seed": 0,
+    "model": {
+        "name": "resnet18",
+        "head": "pyramid",
+        "pool": "topk",
+        "k": 256,
+        "pyramid_channels": 256,
+        "dropout": 0.0,
+        "dtype": "float32",
+    },
+    "loss": {"l1": 1.0, "label_smoothing": 0.0, "class_weights": ()},
+    "data": {
+        "source": "embedded",
+        "options": {},  # keyword arguments of the source
+        "train": "train",
+        "validation": "validation",
+        "test": (),  # splits of the final evaluation, the first one is also attacked
+        "augment": (),
+        "workers": 0,  # processes that load and augment; 0: threads
+    },
+    "optimizer": {
+        "name": "sgd",
+        "learning_rate": 0.1,
+        "schedule": "one_cycle",
+        "warmup_fraction": 0.25,
+        "step_milestones": (0.5, 0.75),
+        "momentum": 0.9,
+        "nesterov": True,
+        "beta2": 0.999,
+        "weight_decay": 5e-4,
+        "clip_norm": 0.0,  # 0: no clipping
+        "accumulate": 1,  # batches per update
+        "ema_decay": 0.0,  # 0: none; else evaluation uses the averaged parameters
+    },
+    "train": {
+        "batch_size": 128,  # over all devices and hosts
+        "epochs": 10,
+        "log_every_steps": 50,
+        "checkpoint_every_steps": 200,
+    },
+    "mesh": {"data": -1, "fsdp": 1},  # -1: all remaining devices
+    "evaluation": {
+        "batch_size": 256,
+        "weights": "last",  # or "best", by validation accuracy
+        "attacks": (),
+        "attack_eps": 8 / 255,
+        "attack_examples": 512,  # the first ones of the first test split
+        "cam_examples": 1000,
+        "pictures": 8,
+    },
+    "twin": {},  # fields that differ in a second run, trained and evaluated beside this one
+}
+FREE_FORM = ("data.options", "twin")
+
+
+def resolve(config: Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
+    """Fills in the defaults.
+
+    Raises:
+      ValueError: a field that does not exist; the message lists those that do.
+      TypeError: a value of another type than its default.
+    """
+    return ml_collections.FrozenConfigDict(_merge(DEFAULTS, _plain(config), ""))
+
+
+def twin_of(config: Mapping[str, Any]) -> ml_collections.FrozenConfigDict | None:
+    """The configuration of the run beside `config`: the same but for what its `twin` says."""
+    plain = _plain(resolve(config))
+    changes = plain.pop("twin")
+    return resolve(_merge(plain, changes, "")) if changes else None
+
+
+def as_json(config: Mapping[str, Any]) -> str:
+    """Canonical: equal configurations give equal text."""
+    return json.dumps(_plain(config), indent=2, sort_keys=True)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name the whole configuration."""
+    return hashlib.sha256(as_json(config).encode()).hexdigest()[:12]
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """`field: ours, not theirs`, for every field in which two configurations differ."""
+    flat_ours, flat_theirs = _flat(json.loads(as_json(ours))), _flat(json.loads(as_json(theirs)))
+    fields = sorted(flat_ours.keys() | flat_theirs.keys())
+    return [
+        f"{field}: {flat_ours.get(field, 'absent')}, not {flat_theirs.get(field, 'absent')}"
+        for field in fields
+        if flat_ours.get(field, "absent") != flat_theirs.get(field, "absent")
+    ]
+
+
+def _merge(defaults: Mapping[str, Any], given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    merged = dict(defaults)
+    for name, value in given.items():
+        field = f"{path}{name}"
+        if name not in defaults:
+            there = ", ".join(path + known for known in defaults)
+            raise ValueError(f"unknown config field {field!r}; there are: {there}")
+        if field in FREE_FORM:
+            merged[name] = value
+        elif isinstance(defaults[name], Mapping):
+            merged[name] = _merge(defaults[name], _expect(field, value, Mapping), f"{field}.")
+        else:
+            merged[name] = _typed(field, value, defaults[name])
+    return merged
+
+
+def _typed(field: str, value: Any, default: Any) -> Any:
+    if isinstance(default, bool):
+        return _expect(field, value, bool)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(value)
+    return _expect(field, value, type(default))
+
+
+def _expect(field: str, value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"config field {field}={value!r} must be of type {kind.__name__}")
+    return value
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    if isinstance(config, ml_collections.ConfigDict | ml_collections.FrozenConfigDict):
+        config = config.to_dict()
+    return {
+        name: _plain(value) if isinstance(value, Mapping | ml_collections.ConfigDict) else value
+        for name, value in config.items()
+    }
+
+
+def _flat(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat.update(_flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value})
+    return flat

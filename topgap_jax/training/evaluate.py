@@ -1,0 +1,227 @@
+"""What a trained network is worth: accuracy per split and group, attacks, and the quality of its CAM."""
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from topgap_jax import attacks
+from topgap_jax.analysis import cam
+from topgap_jax.data.pipeline import eval_batches, first_examples
+from topgap_jax.data.sources import Source
+from topgap_jax.models import Classifier
+from topgap_jax.training.mesh import put_batch
+from topgap_jax.training.metrics import identity, training_time
+from topgap_jax.training.state import Params, TrainState, evaluated_params
+from topgap_jax.training.step import Batch, Metrics, make_eval_step
+
+# The attacks by the names that `evaluation.attacks` takes. The paper's recipe is Foolbox's: steps of eps/30
+# and the last iterate, so that 20 steps reach two thirds of the ball.
+ATTACKS: Mapping[str, tuple[str, Callable[..., attacks.AttackResult]]] = {
+    "fgsm": ("FGSM", attacks.fgsm),
+    "pgd20_paper": ("PGD-20 (paper recipe)", partial(attacks.pgd, steps=20, recipe="paper")),
+    "pgd40_paper": ("PGD-40 (paper recipe)", partial(attacks.pgd, steps=40, recipe="paper")),
+    "pgd50_paper": ("PGD-50 (paper recipe)", partial(attacks.pgd, steps=50, recipe="paper")),
+    "pgd50_strong": ("PGD-50 (strong recipe)", partial(attacks.pgd, steps=50, recipe="strong", restarts=2)),
+}
+
+
+def check_evaluation(config: Any) -> None:
+    """Raises a ValueError for a name or value in `config` (the field `evaluation`) that does not exist."""
+    for name in config.attacks:
+        if name not in ATTACKS:
+            raise ValueError(f"unknown attack {name!r}; there are: {', '.join(ATTACKS)}")
+    if config.weights not in ("last", "best"):
+        raise ValueError(f"unknown evaluation.weights {config.weights!r}; there are: last, best")
+    if not 0 < config.attack_eps <= 1:
+        raise ValueError(
+            f"evaluation.attack_eps={config.attack_eps} is outside (0, 1], the range of the images"
+        )
+
+
+def evaluate_run(
+    config: Any,
+    directory: Path,
+    mesh: Mesh,
+    model: Classifier,
+    state: TrainState,
+    sources: Mapping[str, Source],
+) -> None:
+    """Writes `examples.npz` and `evaluation.json` of a trained run, unless they are there already.
+
+    Without a split in `data.test` there is nothing to evaluate.
+    """
+    path = directory / "evaluation.json"
+    if path.exists() or not config.data.test:
+        return
+    graphdef = nnx.graphdef(model)
+    model = nnx.merge(graphdef, *jax.device_get((evaluated_params(state), state.model_state)))
+    eval_step = make_eval_step(graphdef, mesh)
+    splits = {
+        name: evaluate_split(eval_step, state, sources[name], config, mesh) for name in config.data.test
+    }
+    first, validation = config.data.test[0], config.data.validation
+    test, held_out = (explain(model, sources[name], config) for name in (first, validation))
+    _, height, width, _ = model.cam_shape(test["image"].shape[1:])
+    evaluation = {
+        "title": config.title,
+        **identity(config),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "image_shape": list(test["image"].shape[1:]),
+        "cam_shape": [height, width],
+        "k": int(model.k[...]) if model.pool == "topk" else None,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        **training_time(directory),
+        "accuracy": [
+            figures
+            for name, result in splits.items()
+            for figures in accuracy(name, result, getattr(sources[name], "group_names", ()))
+        ],
+        "attacks": [
+            attack(name, model, sources[first], splits[first], config) for name in config.evaluation.attacks
+        ],
+        "cam": cam_quality(test, held_out)
+        | {
+            "split": first,
+            "threshold_split": validation,
+            "method": "Grad-CAM" if model.head_name == "original" else "CAM (built in)",
+        },
+    }
+    write_pictures(
+        directory / "examples.npz", test, sources[first].class_names, first, config.evaluation.pictures
+    )
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(evaluation, indent=2))
+    temporary.replace(path)
+
+
+def evaluate_split(
+    eval_step: Callable[[Params, Params, Batch], Metrics],
+    state: TrainState,
+    source: Source,
+    config: Any,
+    mesh: Mesh,
+) -> dict[str, np.ndarray]:
+    """What `eval_step` gives for every example of a split, in order, each counted once; `[N]` each."""
+    params = evaluated_params(state)
+    results = []
+    batches = eval_batches(
+        source,
+        batch_size=config.evaluation.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    for batch, valid in batches:
+        result = jax.device_get(eval_step(params, state.model_state, put_batch(mesh, batch)))
+        results.append({name: value[:valid] for name, value in result.items()})
+    return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+
+def accuracy(
+    split: str, result: Mapping[str, np.ndarray], group_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Accuracy over a split and, where it has groups, of its worst group."""
+    correct = result["prediction"] == result["label"]
+    figures = [{"split": split, "value": float(correct.mean()), "count": len(correct)}]
+    if "group" in result:
+        groups = {group: correct[result["group"] == group] for group in np.unique(result["group"])}
+        worst = min(groups, key=lambda group: groups[group].mean())
+        value, count = float(groups[worst].mean()), len(groups[worst])
+        figures.append(
+            {"split": split, "group": "worst", "name": group_names[worst], "value": value, "count": count}
+        )
+    return figures
+
+
+def attack(
+    name: str, model: Classifier, source: Source, clean: Mapping[str, np.ndarray], config: Any
+) -> dict[str, Any]:
+    """One attack on the first `evaluation.attack_examples` examples of a split."""
+    title, run_attack = ATTACKS[name]
+    examples = first_examples(source, config.evaluation.attack_examples)
+    labels, predictions = examples["label"], clean["prediction"][: len(examples["label"])]
+    eps = config.evaluation.attack_eps
+    result = run_attack(attacks.logits_fn(model), examples["image"], labels, eps=eps)
+    return {
+        "name": title,
+        "eps": eps,
+        "norm": result.config["norm"],
+        "robust_accuracy": attacks.robust_accuracy(predictions, result.predictions, labels),
+        "prediction_consistency": attacks.prediction_consistency(predictions, result.predictions),
+        "clean_accuracy": float((predictions == labels).mean()),
+        "count": len(labels),
+        "config": result.config,
+    }
+
+
+def explain(model: Classifier, source: Source, config: Any) -> dict[str, np.ndarray]:
+    """The first `evaluation.cam_examples` examples, with the true class's `heat` and the `probabilities`.
+
+    `heat` is `[N, H, W]` in [0, 1], `probabilities` `[N, K]`; images, labels and masks are the source's.
+    """
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def forward(state: nnx.State, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = nnx.merge(graphdef, state)(images)
+        # After global average pooling and one linear layer, Grad-CAM is the positive part of the CAM.
+        maps = jax.nn.relu(out.cam) if model.head_name == "original" else out.cam
+        _, height, width, _ = images.shape
+        return cam.heatmap(maps, labels, (height, width)), jax.nn.softmax(out.logits)
+
+    examples = first_examples(source, config.evaluation.cam_examples)
+    results = []
+    for start in range(0, len(examples["label"]), config.evaluation.batch_size):
+        part = slice(start, start + config.evaluation.batch_size)
+        results.append(jax.device_get(forward(state, examples["image"][part], examples["label"][part])))
+    heat, probabilities = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    return examples | {"heat": heat, "probabilities": probabilities}
+
+
+def cam_quality(test: Mapping[str, np.ndarray], held_out: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Sparsity and, with masks, localisation; the global threshold is the best one on `held_out`."""
+    heat = jnp.asarray(test["heat"])
+    if "mask" not in test:
+        return cam.cam_metrics(heat)
+    threshold = cam.best_threshold(jnp.asarray(held_out["heat"]), jnp.asarray(held_out["mask"]))
+    figures = cam.cam_metrics(heat, jnp.asarray(test["mask"]), threshold)
+    return figures | {"global_threshold": threshold, "mask_coverage": float(test["mask"].mean())}
+
+
+def write_pictures(
+    path: Path, explained: Mapping[str, np.ndarray], class_names: Sequence[str], split: str, count: int
+) -> None:
+    """The first `count` explained examples as an `.npz` for reports."""
+    arrays = {
+        "images": explained["image"],
+        "labels": explained["label"],
+        "predictions": explained["probabilities"].argmax(-1),
+        "probabilities": explained["probabilities"].max(-1),
+        "heat": explained["heat"],
+    }
+    if "mask" in explained:
+        arrays["masks"] = explained["mask"]
+    chosen = {name: value[:count] for name, value in arrays.items()}
+    np.savez_compressed(path, **chosen, class_names=np.asarray(class_names), split=np.asarray(split))
+
+
+def machine() -> dict[str, Any]:
+    """The hardware and the versions behind the measured figures."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+    }

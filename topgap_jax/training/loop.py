@@ -1,0 +1,185 @@
+"""The training run: from a configuration and a folder to trained parameters and their evaluation."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from topgap_jax.data.pipeline import train_batches
+from topgap_jax.data.sources import Source, load_source
+from topgap_jax.data.transforms import augmentation
+from topgap_jax.models import Classifier, create_model
+from topgap_jax.training.checkpoint import Checkpoints, claim
+from topgap_jax.training.config import ConfigError, resolve, twin_of
+from topgap_jax.training.evaluate import check_evaluation, evaluate_run, evaluate_split
+from topgap_jax.training.mesh import check_batch_size, make_mesh, put_batch, state_sharding
+from topgap_jax.training.metrics import TrainingLog
+from topgap_jax.training.state import TrainState, create_state, make_optimizer, split_model
+from topgap_jax.training.step import make_eval_step, make_train_step
+
+
+class Run(NamedTuple):
+    """Everything that a configuration stands for, checked and ready to start."""
+
+    config: ml_collections.FrozenConfigDict
+    directory: Path
+    mesh: Mesh
+    model: Classifier
+    sources: dict[str, Source]
+    steps: int
+    steps_per_epoch: float
+
+
+def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> None:
+    """Trains, evaluates and resumes what `config` describes, and its twin beside it, in `workdir/twin`.
+
+    Started again with the same arguments after any interruption, it goes on from the last checkpoint and ends
+    with the same parameters, to the bit. `workdir` then holds `config.json`, `metrics.jsonl`, `checkpoints/`,
+    `evaluation.json` and `examples.npz`.
+
+    Args:
+      config: fields of `topgap_jax.training.config.DEFAULTS`; the rest keeps its default.
+      workdir: folder of the run; made if missing.
+
+    Raises:
+      ConfigError: a field, name or value that does not exist or fit, or a workdir that cannot be used, before
+        any long work starts.
+      FloatingPointError: the loss became infinite or NaN; the last good checkpoint stays.
+    """
+    try:
+        runs = prepare_all(config, workdir)
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    for run in runs:
+        state = train(run)
+        evaluate_run(run.config, run.directory, run.mesh, run.model, state, run.sources)
+
+
+def prepare_all(config: Mapping[str, Any], workdir: str | Path) -> list[Run]:
+    """The run of a configuration and that of its twin, with a folder each."""
+    if not str(workdir):
+        raise ValueError("no workdir given: name a folder for checkpoints and results, such as runs/first")
+    twin = twin_of(config)
+    runs = [prepare(resolve(config), Path(workdir))]
+    if twin is not None:
+        runs.append(prepare(twin, Path(workdir) / "twin"))
+    for run in runs:
+        claim(run.directory, run.config)
+    return runs
+
+
+def prepare(config: ml_collections.FrozenConfigDict, directory: Path) -> Run:
+    """Builds mesh, sources and model, and finds every mistake that can be found before training."""
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    check_batch_size(mesh, "train.batch_size", config.train.batch_size)
+    check_batch_size(mesh, "evaluation.batch_size", config.evaluation.batch_size)
+    check_evaluation(config.evaluation)
+    augmentation(config.data.augment)
+    sources = load_sources(config.data)
+    source = sources[config.data.train]
+    if len(source) < config.train.batch_size:
+        raise ValueError(
+            f"train.batch_size={config.train.batch_size} is more than the {len(source)} examples "
+            f"of the split {config.data.train!r} of {config.data.source!r}"
+        )
+    image_shape = np.shape(source[0]["image"])
+    model = create_model(
+        num_classes=source.num_classes, in_channels=image_shape[-1], seed=config.seed, **config.model
+    )
+    check_size_prior(model, image_shape)
+    steps_per_epoch = len(source) / config.train.batch_size
+    steps = round(config.train.epochs * steps_per_epoch)
+    make_optimizer(config.optimizer, steps)
+    return Run(config, directory, mesh, model, sources, steps, steps_per_epoch)
+
+
+def load_sources(config: Any) -> dict[str, Source]:
+    """Every split that `config` (the field `data`) names."""
+    splits = {config.train, config.validation, *config.test}
+    return {split: load_source(config.source, split, **config.options) for split in sorted(splits)}
+
+
+def check_size_prior(model: Classifier, image_shape: tuple[int, ...]) -> None:
+    """Raises a ValueError if k exceeds the CAM that images of this shape give."""
+    _, height, width, _ = model.cam_shape(image_shape)
+    k = int(model.k[...])
+    if model.pool == "topk" and k > height * width:
+        raise ValueError(
+            f"k={k} is larger than the CAM: images of {image_shape[0]}x{image_shape[1]} give "
+            f"{height}x{width} = {height * width} positions with this model"
+        )
+
+
+def train(run: Run) -> TrainState:
+    """Trains to the last step, from the newest checkpoint if there is one; the state to be evaluated."""
+    config = run.config
+    graphdef, params, model_state = split_model(run.model)
+    optimizer = make_optimizer(config.optimizer, run.steps)
+    state = create_state(params, model_state, optimizer, ema=config.optimizer.ema_decay > 0)
+    # A copy: the step donates its buffers, and the model keeps its own.
+    state = jax.device_put(jax.tree.map(jnp.copy, state), state_sharding(run.mesh, state))
+    batches = make_batches(run)
+    train_step = make_train_step(graphdef, optimizer, config, run.mesh, state)
+    eval_step = make_eval_step(graphdef, run.mesh)
+
+    with closing(Checkpoints(run.directory)) as checkpoints:
+        state = checkpoints.restore(state, batches) or state
+        start = int(state.step)
+        length = (run.steps, run.steps_per_epoch)
+        with TrainingLog(run.directory, config, start, *length) as log:
+            for step in range(start + 1, run.steps + 1):
+                state, metrics = train_step(state, put_batch(run.mesh, next(batches)))
+                log.add(metrics)
+                evaluates = ends_epoch(run, step)
+                saves = evaluates or step % config.train.checkpoint_every_steps == 0
+                if not saves and step % config.train.log_every_steps:
+                    continue
+                log.flush()
+                accuracy = None
+                if evaluates:
+                    accuracy = validate(run, eval_step, state, log)
+                if saves:
+                    checkpoints.save(state, batches, accuracy)
+                log.resume_clock()
+        checkpoints.wait()
+        return checkpoints.restore_best(state) if config.evaluation.weights == "best" else state
+
+
+def make_batches(run: Run) -> grain.DatasetIterator:
+    """The training batches of this process."""
+    return train_batches(
+        run.sources[run.config.data.train],
+        batch_size=run.config.train.batch_size // jax.process_count(),
+        seed=run.config.seed,
+        transforms=augmentation(run.config.data.augment),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=run.config.data.workers,
+    )
+
+
+def ends_epoch(run: Run, step: int) -> bool:
+    """Whether an epoch ends within this step, or the training."""
+    return step == run.steps or int(step / run.steps_per_epoch) > int((step - 1) / run.steps_per_epoch)
+
+
+def validate(run: Run, eval_step: Any, state: TrainState, log: TrainingLog) -> float:
+    """Measures and logs the validation split; returns its accuracy."""
+    split = run.config.data.validation
+    result = evaluate_split(eval_step, state, run.sources[split], run.config, run.mesh)
+    figures = {
+        "loss": float((result["cross_entropy"] + run.config.loss.l1 * result["l1"]).mean()),
+        "cross_entropy": float(result["cross_entropy"].mean()),
+        "l1": float(result["l1"].mean()),
+        "accuracy": float((result["prediction"] == result["label"]).mean()),
+        "count": len(result["label"]),
+    }
+    log.evaluated(split, figures)
+    return figures["accuracy"]

@@ -1,0 +1,86 @@
+"""The two programs that run on the devices: one training step and one evaluation step."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from topgap_jax.losses import top_gap_loss
+from topgap_jax.training.mesh import batch_sharding, replicated, state_sharding
+from topgap_jax.training.state import Params, TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    config: Any,
+    mesh: Mesh,
+    state: TrainState,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Compiles `(state, batch) -> (state, metrics)`; the state's buffers are reused.
+
+    The batch holds `image` `[B, H, W, C]` in [0, 1] and `label` `[B]`; metrics are means over it.
+    """
+    loss_of = partial(
+        top_gap_loss,
+        l1=config.loss.l1,
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=config.loss.class_weights or None,
+    )
+    ema_decay = config.optimizer.ema_decay
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+        def mean_loss(params: Params) -> tuple[jax.Array, tuple[Params, Metrics]]:
+            model = nnx.merge(graphdef, params, state.model_state)
+            out = model(batch["image"], train=True, key=key)
+            losses = loss_of(out.logits, out.cam, batch["label"])
+            correct = out.logits.argmax(-1) == batch["label"]
+            metrics = {name: value.mean() for name, value in (losses | {"accuracy": correct}).items()}
+            return metrics["loss"], (nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))), metrics)
+
+        gradients, (model_state, metrics) = jax.grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_decay:
+            ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        return TrainState(state.step + 1, params, model_state, opt_state, ema_params), metrics
+
+    shardings = state_sharding(mesh, state)
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+    )
+
+
+def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable[[Params, Params, Batch], Metrics]:
+    """Compiles `(params, model_state, batch) -> per-example results`, each `[B]` and on every device.
+
+    Results are `cross_entropy`, `l1`, `prediction` and what the batch says of its images (`label`, `group`).
+    Padding is the caller's to drop.
+    """
+
+    def eval_step(params: Params, model_state: Params, batch: Batch) -> Metrics:
+        out = nnx.merge(graphdef, params, model_state)(batch["image"])
+        losses = top_gap_loss(out.logits, out.cam, batch["label"])
+        given = {name: value for name, value in batch.items() if name != "image"}
+        return given | {
+            "cross_entropy": losses["cross_entropy"],
+            "l1": losses["l1"],
+            "prediction": out.logits.argmax(-1).astype(jnp.int32),
+        }
+
+    return jax.jit(eval_step, out_shardings=replicated(mesh))

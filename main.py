@@ -8,12 +8,13 @@ The same command goes on where an interrupted run stopped.
 import runpy
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
 flags.mark_flags_as_required(["config", "workdir"])
+flags.FLAGS.set_default("verbosity", logging.WARNING)
 
 
 def main(argv: list[str]) -> None:
@@ -27,9 +28,10 @@ def main(argv: list[str]) -> None:
         train_and_evaluate(CONFIG.value, WORKDIR.value)
     except (ConfigError, FloatingPointError) as error:
         sys.exit(f"Error: {error}")
-    report = write_report(WORKDIR.value)
-    print_report(WORKDIR.value)
-    print(f"Report: {report}")
+    if CONFIG.value.data.get("test"):
+        report = write_report(WORKDIR.value)
+        print_report(WORKDIR.value)
+        print(f"Report: {report}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:

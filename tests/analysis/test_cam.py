@@ -129,7 +129,9 @@ def test_iou_against_numpy_sets(heat, mask):
     for threshold in (0.2, 0.5, 0.9):
         lit = np.asarray(heat) >= np.float32(threshold)
         both, either = lit & np.asarray(mask), lit | np.asarray(mask)
-        np.testing.assert_allclose(iou(heat, mask, threshold), both.sum((1, 2)) / either.sum((1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(
+            iou(heat, mask, threshold), both.sum((1, 2)) / either.sum((1, 2)), rtol=1e-6
+        )
 
 
 def test_masks_of_0_and_255_count_as_boolean(heat, mask):

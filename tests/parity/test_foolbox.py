@@ -67,3 +67,92 @@ def trained():
     for _ in range(250):
         parameters, state = step(parameters, state, rng.integers(0, 1500, 64))
     return nnx.merge(graphdef, parameters), images[1500:1564], labels[1500:1564]
+
+
+@pytest.fixture(scope="module")
+def foolbox_model(trained):
+    return foolbox.JAXModel(jax.jit(attacks.logits_fn(trained[0])), bounds=(0, 1))
+
+
+def run_foolbox(attack, model, images, criterion, eps):
+    """Adversarial images and success."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        _, clipped, success = attack(model, jnp.asarray(images), criterion, epsilons=eps)
+    return np.asarray(clipped), np.asarray(success)
+
+
+def same_images(ours, theirs, norm):
+    """Equal to 1e-5. A gradient that rounds to another sign may move a few pixels by a whole step in Linf."""
+    different = np.abs(ours.images - theirs[0]) > 1e-5
+    assert different.mean() <= (1e-4 if norm == "linf" else 0)
+    np.testing.assert_array_equal(ours.success, theirs[1])
+
+
+EPS = {"linf": [8 / 255, 0.1], "l2": [0.5, 1.5]}
+CASES = [(norm, eps) for norm in EPS for eps in EPS[norm]]
+FGSM = {"linf": foolbox.attacks.LinfFastGradientAttack, "l2": foolbox.attacks.L2FastGradientAttack}
+PGD = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}
+
+
+@pytest.mark.parametrize(("norm", "eps"), CASES)
+def test_fgsm(trained, foolbox_model, norm, eps):
+    network, images, labels = trained
+    theirs = run_foolbox(FGSM[norm](), foolbox_model, images, jnp.asarray(labels), eps)
+    ours = attacks.fgsm(network, images, labels, eps=eps, norm=norm)
+    assert 0 < theirs[1].sum()
+    same_images(ours, theirs, norm)
+
+
+@pytest.mark.parametrize(("norm", "eps"), CASES)
+@pytest.mark.parametrize("relative", [None, 0.25])
+def test_pgd(trained, foolbox_model, norm, eps, relative):
+    """With Foolbox's default step (the paper recipe's) and with one that crosses the ball."""
+    network, images, labels = trained
+    steps = {} if relative is None else {"abs_stepsize": relative * eps}
+    attack = PGD[norm](steps=20, random_start=False, **steps)
+    theirs = run_foolbox(attack, foolbox_model, images, jnp.asarray(labels), eps)
+    ours = attacks.pgd(
+        network, images, labels, eps=eps, norm=norm, steps=20, recipe="paper", random_start=False,
+        step_size=None if relative is None else relative * eps,
+    )  # fmt: skip
+    assert 0 < theirs[1].sum()
+    same_images(ours, theirs, norm)
+
+
+@pytest.mark.parametrize("norm", EPS)
+def test_targeted_pgd(trained, foolbox_model, norm):
+    network, images, labels = trained
+    targets, eps = (labels + 1) % 10, EPS[norm][1]
+    criterion = foolbox.criteria.TargetedMisclassification(jnp.asarray(targets))
+    attack = PGD[norm](steps=20, random_start=False)
+    theirs = run_foolbox(attack, foolbox_model, images, criterion, eps)
+    ours = attacks.pgd(
+        network,
+        images,
+        labels,
+        eps=eps,
+        norm=norm,
+        steps=20,
+        recipe="paper",
+        random_start=False,
+        targets=targets,
+    )
+    assert 0 < theirs[1].sum()
+    same_images(ours, theirs, norm)
+
+
+@pytest.mark.parametrize("norm", EPS)
+def test_random_starts_are_as_strong(trained, foolbox_model, norm):
+    """The paper recipe as a whole; starts differ, so success rates are compared, over 3 x 64 attacks."""
+    network, images, labels = trained
+    eps = EPS[norm][1] * 0.6
+    theirs = [
+        run_foolbox(PGD[norm](steps=20), foolbox_model, images, jnp.asarray(labels), eps)[1] for _ in range(3)
+    ]
+    ours = [
+        attacks.pgd(network, images, labels, eps=eps, norm=norm, steps=20, recipe="paper", key=seed).success
+        for seed in range(3)
+    ]
+    assert 0.1 < np.mean(theirs) < 0.9
+    assert abs(np.mean(ours) - np.mean(theirs)) <= 0.05

@@ -1,5 +1,7 @@
-"""A finished run and its twin for the report tests, without training: real digits pasted on real textures, heat maps
-from plain filters, and figures drawn from a seeded generator. Nothing in it was measured on a network.
+"""A finished run and its twin for the report tests, without training.
+
+Real digits pasted on real textures, heat maps from plain filters, and figures drawn from a seeded generator:
+nothing in it was measured on a network.
 
 `python tests/reports/conftest.py FOLDER` writes one to look at.
 """
@@ -59,23 +61,51 @@ def evaluation(title: str, robust: tuple[float, float, float], rng: np.random.Ge
     ]
     attacks = [
         {
-            "name": name, "eps": 8 / 255, "norm": "linf", "robust_accuracy": value, "count": 256, "config": config,
-            "prediction_consistency": value + 0.0117, "clean_accuracy": 0.957,
+            "name": name,
+            "eps": 8 / 255,
+            "norm": "linf",
+            "robust_accuracy": value,
+            "count": 256,
+            "config": config,
+            "prediction_consistency": value + 0.0117,
+            "clean_accuracy": 0.957,
         }
         for (name, config), value in zip((FGSM, PAPER, STRONG), robust, strict=True)
     ]
     cam = {
-        "sparsity": float(rng.uniform(0.05, 0.3)), "iou_oracle": 0.52, "iou_global": 0.44, "global_threshold": 0.35,
-        "threshold_split": "validation", "energy_in_mask": float(rng.uniform(0.2, 0.6)), "pointing_game": 0.81,
-        "count": 2000, "split": "in_distribution", "method": "CAM (built in)", "mask_coverage": 0.09,
-        "standard_error": {"sparsity": 0.001, "iou_oracle": 0.003, "iou_global": 0.004, "energy_in_mask": 0.004},
+        "sparsity": float(rng.uniform(0.05, 0.3)),
+        "iou_oracle": 0.52,
+        "iou_global": 0.44,
+        "global_threshold": 0.35,
+        "threshold_split": "validation",
+        "energy_in_mask": float(rng.uniform(0.2, 0.6)),
+        "pointing_game": 0.81,
+        "count": 2000,
+        "split": "in_distribution",
+        "method": "CAM (built in)",
+        "mask_coverage": 0.09,
+        "standard_error": {
+            "sparsity": 0.001,
+            "iou_oracle": 0.003,
+            "iou_global": 0.004,
+            "energy_in_mask": 0.004,
+        },
     }
     return {
-        "title": title, "config_hash": "5e1f0c9a7b3d", "commit": "0123456789ab", "seed": 0,
-        "date": "2026-01-01 12:00 UTC", "accuracy": accuracy, "attacks": attacks, "cam": cam,
+        "title": title,
+        "config_hash": "5e1f0c9a7b3d",
+        "commit": "0123456789ab",
+        "seed": 0,
+        "date": "2026-01-01 12:00 UTC",
+        "accuracy": accuracy,
+        "attacks": attacks,
+        "cam": cam,
         "machine": {"device": "cpu", "processor": "synthetic", "cores": 2, "jax": "0.0.0"},
-        "parameters": int(rng.integers(300_000, 400_000)), "cam_shape": [24, 24], "image_shape": [SIZE, SIZE, 3],
-        "step_milliseconds": float(rng.uniform(80, 90)), "training_seconds": float(rng.uniform(80, 90)),
+        "parameters": int(rng.integers(300_000, 400_000)),
+        "cam_shape": [24, 24],
+        "image_shape": [SIZE, SIZE, 3],
+        "step_milliseconds": float(rng.uniform(80, 90)),
+        "training_seconds": float(rng.uniform(80, 90)),
         "k": 64,
     }
 
@@ -90,11 +120,15 @@ def metrics(rng: np.random.Generator, l1: float) -> list[dict]:
         lines.append({"kind": "train", "step": step, "epoch": epoch, **figures, **identity})
         if step % 125 == 0:
             figures["cross_entropy"] = 2.2 * np.exp(-epoch / 1.5) + 0.12
-            lines.append({"kind": "eval", "split": "validation", "step": step, "epoch": epoch, **figures, **identity})
+            lines.append(
+                {"kind": "eval", "split": "validation", "step": step, "epoch": epoch, **figures, **identity}
+            )
     return lines
 
 
-def write_run(directory: Path, title: str, seed: int, robust: tuple[float, float, float], sigma: float) -> None:
+def write_run(
+    directory: Path, title: str, seed: int, robust: tuple[float, float, float], sigma: float
+) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     config = {"model": {"name": "resnet_narrow", "head": "pyramid", "pool": "topk", "k": 64}, "seed": 0}
@@ -106,8 +140,12 @@ def write_run(directory: Path, title: str, seed: int, robust: tuple[float, float
     wrong = rng.random(len(labels)) < 0.25
     np.savez(
         directory / "examples.npz",
-        images=images, masks=masks, labels=labels, predictions=np.where(wrong, (labels + 1) % 10, labels),
-        probabilities=rng.uniform(0.4, 1, len(labels)), heat=filter_heat(images, sigma),
+        images=images,
+        masks=masks,
+        labels=labels,
+        predictions=np.where(wrong, (labels + 1) % 10, labels),
+        probabilities=rng.uniform(0.4, 1, len(labels)),
+        heat=filter_heat(images, sigma),
         class_names=np.array([str(digit) for digit in range(10)]),
         split=np.array(["in_distribution", "shifted"] * 5),
     )

@@ -3,6 +3,7 @@ import io
 import json
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,9 @@ def change(path: Path, **values) -> None:
 def change_attacks(path: Path, **robust) -> None:
     attacks = json.loads(path.read_text())["attacks"]
     for entry in attacks:
-        entry["robust_accuracy"] = robust.get(entry["name"].split()[0].split("-")[0], entry["robust_accuracy"])
+        entry["robust_accuracy"] = robust.get(
+            entry["name"].split()[0].split("-")[0], entry["robust_accuracy"]
+        )
     change(path, attacks=attacks)
 
 
@@ -137,7 +140,7 @@ def test_the_page_stands_alone(twins):
 def test_headings_go_down_one_level_at_a_time(twins):
     levels = [int(tag[1]) for tag, _ in Page(write_report(twins)).tags if tag in ("h1", "h2", "h3", "h4")]
     assert levels.count(1) == 1 and levels[0] == 1
-    assert all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False))
+    assert all(below <= above + 1 for above, below in pairwise(levels))
 
 
 def test_cards_tell_right_from_wrong_in_words(twins):
@@ -247,7 +250,9 @@ def test_no_warning_where_pgd_is_the_stronger_one(twins):
 
 
 def test_an_under_stepped_attack_is_named_with_its_reach(twins):
-    caution = next(f for f in report(twins)["findings"] if f["title"].startswith("FGSM is stronger than PGD-20"))
+    caution = next(
+        f for f in report(twins)["findings"] if f["title"].startswith("FGSM is stronger than PGD-20")
+    )
     assert caution["level"] == "caution" and "0.67 eps, short of the edge" in caution["text"]
 
 
@@ -274,7 +279,9 @@ def test_the_difference_interval_is_newcombes_example():
     assert subtract(*figures).interval == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
-@pytest.mark.parametrize("eps,text", [(8 / 255, "8/255"), (0.0313, "8/255"), (0.5, "0.5"), (1.0, "1"), (0.001, "0.001")])
+@pytest.mark.parametrize(
+    "eps,text", [(8 / 255, "8/255"), (0.0313, "8/255"), (0.5, "0.5"), (1.0, "1"), (0.001, "0.001")]
+)
 def test_eps_is_written_as_people_know_it(eps, text):
     assert format_eps(eps) == text
 
@@ -294,7 +301,10 @@ def test_a_half_written_last_line_is_ignored(twins):
 
 
 def test_a_step_run_twice_counts_once(tmp_path):
-    lines = [{"kind": "train", "step": step, "epoch": step, "loss": loss} for step, loss in ((1, 9), (2, 9), (2, 5))]
+    lines = [
+        {"kind": "train", "step": step, "epoch": step, "loss": loss}
+        for step, loss in ((1, 9), (2, 9), (2, 5))
+    ]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [line["loss"] for line in read_metrics(path)] == [9, 5]
@@ -302,14 +312,24 @@ def test_a_step_run_twice_counts_once(tmp_path):
 
 def test_the_curves_end_at_the_last_values(twins):
     last = read_runs(twins)[0].metrics[-1]
-    charts = [a["aria-label"] for tag, a in Page(write_report(twins)).tags if tag == "svg" and "aria-label" in a]
+    charts = [
+        a["aria-label"] for tag, a in Page(write_report(twins)).tags if tag == "svg" and "aria-label" in a
+    ]
     assert len(charts) == 4
     assert f"Top-GAP eval {last['cross_entropy']:.3f}" in charts[1]
 
 
 def test_a_long_run_keeps_the_page_small(twins):
     lines = [
-        {"kind": "train", "step": step, "epoch": step / 1000, "loss": 1.0, "cross_entropy": 1.0, "l1": 0.1, "accuracy": 0.5}
+        {
+            "kind": "train",
+            "step": step,
+            "epoch": step / 1000,
+            "loss": 1.0,
+            "cross_entropy": 1.0,
+            "l1": 0.1,
+            "accuracy": 0.5,
+        }
         for step in range(20_000)
     ]
     short = write_report(twins).stat().st_size
@@ -341,11 +361,13 @@ def test_a_half_file_is_named(twins, name):
 def test_missing_fields_are_named(twins):
     path = twins / "evaluation.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps({name: value for name, value in content.items() if name not in ("cam", "attacks")}))
+    path.write_text(
+        json.dumps({name: value for name, value in content.items() if name not in ("cam", "attacks")})
+    )
     with pytest.raises(ValueError, match=r"evaluation\.json lacks attacks, cam"):
         write_report(twins)
     path.write_text(json.dumps(content | {"accuracy": [{"split": "shifted", "value": 97.0, "count": 10}]}))
-    with pytest.raises(ValueError, match="share in .*97"):
+    with pytest.raises(ValueError, match=r"share in .*97"):
         write_report(twins)
     path.write_text(json.dumps(content | {"attacks": [{"name": "FGSM", "eps": 0.1}]}))
     with pytest.raises(ValueError, match="lacks norm, robust_accuracy, count"):

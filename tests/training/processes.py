@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -51,8 +52,10 @@ def final_arrays(workdir):
     steps = sorted(
         int(path.name) for path in (Path(workdir) / "checkpoints").iterdir() if path.name.isdigit()
     )
-    state = ocp.PyTreeCheckpointer().restore(
-        Path(workdir).absolute() / "checkpoints" / str(steps[-1]) / "state"
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the shardings come from the file
+        state = ocp.PyTreeCheckpointer().restore(
+            Path(workdir).absolute() / "checkpoints" / str(steps[-1]) / "state"
+        )
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

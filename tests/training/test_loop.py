@@ -10,10 +10,8 @@ import pytest
 
 from topgap_jax.training import ConfigError, train_and_evaluate
 from topgap_jax.training.config import resolve
-from topgap_jax.training.loop import make_batches, prepare, train
+from topgap_jax.training.loop import make_batches, make_programs, prepare, train
 from topgap_jax.training.mesh import put_batch
-from topgap_jax.training.state import create_state, make_optimizer, split_model
-from topgap_jax.training.step import make_train_step
 from training.processes import ROOT, command, final_arrays, metrics
 
 SMALL = {
@@ -35,12 +33,8 @@ def changed(**sections):
 
 def test_the_step_compiles_once_and_learns(tmp_path):
     run = prepare(resolve(SMALL), tmp_path)
-    graphdef, params, model_state = split_model(run.model)
-    optimizer = make_optimizer(run.config.optimizer, run.steps)
-    state = create_state(params, model_state, optimizer, ema=False)
-    step = make_train_step(graphdef, optimizer, run.config, run.mesh, state)
-    batches = make_batches(run)
-    batch = put_batch(run.mesh, next(batches))
+    state, step, _ = make_programs(run)
+    batch = put_batch(run.mesh, next(make_batches(run)))
     losses = []
     for _ in range(30):
         state, figures = step(state, batch)
@@ -161,8 +155,8 @@ def test_the_command_line_names_a_field_that_does_not_exist(tiny, tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.strip() == (
-        "Error: unknown config field 'model.kk'; there are: model.dropout, model.head, model.k, model.name, "
-        "model.pool, model.pyramid_channels"
+        "Error: unknown config field 'model.kk'; there are: model.dropout, model.k, model.name, model.pool, "
+        "model.pyramid_channels"
     )
 
 

@@ -19,7 +19,8 @@ def kill_after(process, workdir, step):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert metrics(workdir)[-1]["step"] < STEPS
 
 

@@ -80,7 +80,7 @@ def test_clipping_limits_the_global_norm():
     rates = {"learning_rate": 1.0, "schedule": "constant", "warmup_fraction": 0.0, "momentum": 0.0}
     params = advance(make_optimizer(settings(clip_norm=1.0, weight_decay=0.0, nesterov=False, **rates), 10))
     moved = jax.tree.map(lambda new, old: new - old, params, PARAMS)
-    assert optax.global_norm(moved) == pytest.approx(1.0, rel=1e-5)
+    assert optax.tree.norm(moved) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_accumulation_makes_one_update_of_the_mean():

@@ -1,4 +1,4 @@
-"""Where does a network look? Functions of arrays: class activation maps, Grad-CAM and their figures of merit."""
+"""Where does a network look? Class activation maps, Grad-CAM and their figures of merit."""
 
 from topgap_jax.analysis.cam import (
     best_threshold,

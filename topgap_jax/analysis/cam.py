@@ -1,8 +1,8 @@
 """Class activation maps: heat maps, how sparse they are and how well they cover the object.
 
-Everything works on a batch, one result per image, and under `jax.jit` unless its docstring says otherwise. An image
-whose mask is empty has no overlap to speak of: its IoU, energy and pointing game are NaN, so that a mean can leave it
-out (`jnp.nanmean`) and count it.
+Everything works on a batch, one result per image, and under `jax.jit` unless its docstring says otherwise. An
+image whose mask is empty has no overlap to speak of: its IoU, energy and pointing game are NaN, so that a
+mean can leave it out (`jnp.nanmean`) and count it.
 """
 
 import operator
@@ -20,7 +20,7 @@ def heatmap(cam: jax.Array, labels: jax.Array, size: tuple[int, int]) -> jax.Arr
 
     Args:
       cam: class activation map, [B,h,w,K].
-      labels: the class to show, integers in [0, K), [B]. Under `jit` a label outside gives NaN instead of an error.
+      labels: the class to show, integers in [0, K), [B]; under `jit` a label outside gives NaN, not an error.
       size: (H, W) in pixels, each at least 1.
 
     Returns:
@@ -38,7 +38,9 @@ def heatmap(cam: jax.Array, labels: jax.Array, size: tuple[int, int]) -> jax.Arr
 
 
 def resize_and_scale(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bilinear resize (half-pixel centres, no antialiasing: Torch's `align_corners=False`), then min-max scaling.
+    """Bilinear resize, then min-max scaling.
+
+    Half-pixel centres and no antialiasing: Torch's `align_corners=False`.
 
     Args:
       maps: one map per image, any finite values, [B,h,w].
@@ -51,7 +53,7 @@ def resize_and_scale(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
     if min(height, width) < 1:
         raise ValueError(f"size must be at least (1, 1) pixels, got ({height}, {width})")
     maps = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
-    # Scaled before the resize as well: a constant map stays exactly constant, rounding cannot turn it into noise.
+    # Scaled before the resize as well: rounding cannot turn a constant map into noise.
     resized = jax.image.resize(
         _min_max(maps), (maps.shape[0], height, width), method="bilinear", antialias=False
     )
@@ -113,7 +115,7 @@ def iou_oracle(heat: jax.Array, mask: jax.Array, thresholds: Sequence[float] = T
 
 
 def best_threshold(heat: jax.Array, mask: jax.Array, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """The one threshold with the highest mean IoU over these images. Choose it on held-out data. Not for `jit`.
+    """The threshold with the highest mean IoU over these (held-out) images. Not for `jit`.
 
     Raises:
       ValueError: every mask is empty.
@@ -126,7 +128,7 @@ def best_threshold(heat: jax.Array, mask: jax.Array, thresholds: Sequence[float]
 
 
 def energy_in_mask(heat: jax.Array, mask: jax.Array) -> jax.Array:
-    """Share of the heat that falls on the object; an even map scores the share of the image the object covers.
+    """Share of the heat that falls on the object; an even map scores the share of the image that it covers.
 
     sum(heat * mask) / sum(heat)
 
@@ -155,8 +157,8 @@ def pointing_game(heat: jax.Array, mask: jax.Array) -> jax.Array:
     Returns:
       [B] in [0, 1]; NaN where the mask is empty.
 
-    Source: Zhang et al., "Top-down neural attention by excitation backprop", 2016, section 4.2 (there with 15 pixels
-      of tolerance).
+    Source: Zhang et al., "Top-down neural attention by excitation backprop", 2016, section 4.2
+      (there with 15 pixels of tolerance).
     """
     mask = _object(heat, mask)
     hottest = heat == heat.max(axis=(1, 2), keepdims=True)

@@ -13,7 +13,7 @@ def grad_cam(logits_from_features: LogitsFromFeatures, features: jax.Array, labe
 
     relu( sum_c  a_c * features[..., c] ),   a_c = mean over (h, w) of  d logit_label / d features[..., c]
 
-    On global average pooling followed by a linear layer this is the positive part of the exact CAM, up to 1/(h*w).
+    Before global average pooling and a linear layer this is the positive part of the exact CAM, over h*w.
 
     Args:
       logits_from_features: the second half, [B,h,w,C] -> [B,K]; examples must not influence each other

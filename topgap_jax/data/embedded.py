@@ -165,22 +165,22 @@ def columns(split: str) -> tuple[int, int]:
 def render(layout: Layout, size: int, object_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [N, size, size, 3] and masks bool [N, size, size] of a layout."""
     number = len(layout.label)
-    images, masks = np.empty((number, size, size, 3), np.uint8), np.empty((number, size, size), bool)
+    images, masks = np.empty((number, size, size, 3), np.uint8), np.zeros((number, size, size), bool)
     for start in range(0, number, CHUNK):
         part = slice(start, start + CHUNK)
         chunk = Layout(*(field[part] for field in layout))
-        background = backgrounds(chunk, size)
-        images[part] = _draw(chunk, background, _place(_ink(chunk, object_size), chunk.position, size))
-        # A pixel where ink and background agree shows no digit: the mask is what can be seen.
-        masks[part] = (images[part] != background).any(-1)
+        images[part] = backgrounds(chunk, size)
+        _draw(chunk, size, object_size, images[part], masks[part])
     return images, masks
 
 
 def backgrounds(layout: Layout, size: int) -> np.ndarray:
     """The pictures without their digits, uint8 [N, size, size, 3]."""
-    steps = np.arange(size)
-    rows, cols = layout.crop[:, :1] + steps, layout.crop[:, 1:] + steps
-    return _photographs()[layout.background[:, None, None], rows[:, :, None], cols[:, None, :]]
+    # With columns and colours on one axis a picture's rows are copied whole.
+    rows = _photographs().reshape(len(PHOTOGRAPHS), PHOTOGRAPH_SIZE, 3 * PHOTOGRAPH_SIZE)
+    windows = np.lib.stride_tricks.sliding_window_view(rows, (size, 3 * size), axis=(1, 2))
+    top, left = layout.crop.T
+    return windows[layout.background, top, 3 * left].reshape(-1, size, size, 3)
 
 
 def _ink(layout: Layout, object_size: int) -> np.ndarray:
@@ -215,31 +215,37 @@ def _bilinear(glyphs: np.ndarray, index: np.ndarray, y: np.ndarray, x: np.ndarra
     return upper * (1 - y) + lower * y
 
 
-def _place(ink: np.ndarray, position: np.ndarray, size: int) -> np.ndarray:
-    """The ink [N, P, P] on an empty picture [N, size, size], its bounding box anywhere inside."""
-    number, patch, _ = ink.shape
-    canvas = np.zeros((number, size + 2 * patch, size + 2 * patch), np.float32)
-    offsets = []
-    for axis in (0, 1):
-        seen = ink.any(axis=2 - axis)
-        first, last = seen.argmax(1), patch - seen[:, ::-1].argmax(1)
-        offsets.append(patch - first + _choice(position[:, axis], size - (last - first) + 1))
-    rows, cols = (offset[:, None] + np.arange(patch) for offset in offsets)
-    canvas[np.arange(number)[:, None, None], rows[:, :, None], cols[:, None, :]] = ink
-    return canvas[:, patch:-patch, patch:-patch]
+def _draw(layout: Layout, size: int, object_size: int, images: np.ndarray, masks: np.ndarray) -> None:
+    """Draw the digits over the backgrounds `images` and fill in `masks`, both in place."""
+    ink = _ink(layout, object_size)
+    # One entry per pixel with ink, in the order of the pictures; `first` is where each picture's entries begin.
+    picture, y, x = np.nonzero(ink)
+    weight = ink[picture, y, x]
+    first = np.searchsorted(picture, np.arange(len(ink)))
+    y = _placed(y, first, layout.position[:, 0], size)[picture] + y
+    x = _placed(x, first, layout.position[:, 1], size)[picture] + x
+    before = images[picture, y, x]
+    below = before.astype(np.float32) / 255
+    grey = np.add.reduceat(below.mean(1) * weight, first) / np.add.reduceat(weight, first)
+    weight = (weight * layout.opacity.astype(np.float32)[picture])[:, None]
+    after = np.rint(255 * (below + weight * (_colours(layout, grey)[picture] - below))).astype(np.uint8)
+    images[picture, y, x] = after
+    # Where ink and background agree to the bit, nothing can be seen and the mask is empty.
+    masks[picture, y, x] = (after != before).any(1)
 
 
-def _draw(layout: Layout, background: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """Blend ink of the wanted contrast and tint over the background, uint8 [N, size, size, 3]."""
-    below = background.astype(np.float32) / 255
-    weight = ink[..., None]
-    grey = (below.mean(-1) * ink).sum((1, 2)) / ink.sum((1, 2))
-    # Where there is no room on the wanted side, the ink goes to the other: contrast is kept, polarity is not.
+def _placed(along: np.ndarray, first: np.ndarray, position: np.ndarray, size: int) -> np.ndarray:
+    """What to add to the ink's coordinates along one axis, per picture, so that it lies anywhere inside."""
+    low, high = np.minimum.reduceat(along, first), np.maximum.reduceat(along, first)
+    return _choice(position, size - (high - low)) - low
+
+
+def _colours(layout: Layout, grey: np.ndarray) -> np.ndarray:
+    """Colour of the ink, float32 [N, 3] in [0, 1], over backgrounds of mean `grey` [N]."""
     wanted = grey + layout.contrast
-    colour = np.where((wanted < 0) | (wanted > 1), grey - layout.contrast, wanted)
-    colour = np.clip(colour[:, None] + layout.tint, 0, 1).astype(np.float32)[:, None, None, :]
-    blended = below + weight * layout.opacity.astype(np.float32)[:, None, None, None] * (colour - below)
-    return np.rint(255 * blended).astype(np.uint8)
+    # Without room on the wanted side the ink goes to the other: the contrast is kept, the polarity is not.
+    wanted = np.where((wanted < 0) | (wanted > 1), grey - layout.contrast, wanted)
+    return np.clip(wanted[:, None] + layout.tint, 0, 1).astype(np.float32)
 
 
 def _between(u: np.ndarray, low: float, high: float) -> np.ndarray:

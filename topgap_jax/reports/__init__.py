@@ -1,7 +1,7 @@
 """Result files and arrays in; JSON, Markdown, a terminal table, pictures and one HTML page out.
 
-A run directory holds `config.json`, `metrics.jsonl`, `evaluation.json` and `examples.npz`; its twin, if it has one,
-the same files in `twin/`. What must stand in them: `topgap_jax/reports/runs.py`.
+A run directory holds `config.json`, `metrics.jsonl`, `evaluation.json` and `examples.npz`; its twin, if there
+is one, the same files in `twin/`. What must stand in them: `runs.py`.
 """
 
 from topgap_jax.reports.html import write_report

@@ -49,7 +49,7 @@ class DotRow(NamedTuple):
 
 
 def training_charts(runs: tuple[Run, ...]) -> tuple[LineChart, ...]:
-    """Loss, its components and the accuracy over the epochs, for each run, while training and on held-out data."""
+    """Loss, its components and the accuracy over the epochs, on training batches and on held-out data."""
     charts = [
         _line_chart(runs, "loss", "Loss", "{:.3f}"),
         _line_chart(runs, "cross_entropy", "Cross-entropy", "{:.3f}"),
@@ -60,7 +60,7 @@ def training_charts(runs: tuple[Run, ...]) -> tuple[LineChart, ...]:
 
 
 def dot_rows(rows: tuple[Row, ...]) -> tuple[DotRow, ...]:
-    """Every share of the comparison that tells right from wrong, as dots with their intervals on 0 to 100%."""
+    """The accuracies of the comparison, clean and robust, as dots with their intervals on 0 to 100%."""
     wanted = [row for row in rows if row.section in ("Clean accuracy", "Robust accuracy")]
     return tuple(DotRow(row.name, tuple(_dots(row))) for row in wanted)
 
@@ -86,10 +86,16 @@ def _line_chart(runs: tuple[Run, ...], field: str, title: str, spec: str) -> Lin
         return None
     xs, ys = zip(*points, strict=True)
     x, x_ticks = _axis(0, max(xs), LEFT, WIDTH - RIGHT, "{:g}", bins=6)
-    y, y_ticks = _axis(min(0, *ys), max(ys), HEIGHT - BOTTOM, TOP, "{:.0%}" if field == "accuracy" else "{:g}", bins=5)
+    y, y_ticks = _axis(
+        min(0, *ys), max(ys), HEIGHT - BOTTOM, TOP, "{:.0%}" if field == "accuracy" else "{:g}", bins=5
+    )
     curves = tuple(_curve(run, kind, values, x, y) for run, kind, values in series if values)
-    last = [f"{runs[run].title} {kind} {spec.format(values[-1][1])}" for run, kind, values in series if values]
-    return LineChart(title, f"{title} over the epochs. Last values: {', '.join(last)}.", curves, x_ticks, y_ticks)
+    last = [
+        f"{runs[run].title} {kind} {spec.format(values[-1][1])}" for run, kind, values in series if values
+    ]
+    return LineChart(
+        title, f"{title} over the epochs. Last values: {', '.join(last)}.", curves, x_ticks, y_ticks
+    )
 
 
 def _series(metrics: Sequence[Json], kind: str, field: str) -> list[tuple[float, float]]:

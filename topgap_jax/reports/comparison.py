@@ -1,4 +1,4 @@
-"""The twin comparison: every figure with its sampling error, side by side with the twin's, and the difference."""
+"""The twin comparison: every figure with its sampling error, the twin's beside it, and the difference."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ class Figure(NamedTuple):
     """One measured value, with the number of examples behind it and its 95% interval where there is one."""
 
     value: float
-    count: int | None = None
+    examples: int | None = None
     interval: Interval | None = None
 
 
@@ -30,16 +30,15 @@ class Row(NamedTuple):
     better: str = ""  # "higher", "lower" or, where neither is good in itself, ""
 
     @property
-    def count(self) -> int | None:
+    def examples(self) -> int | None:
         """The number of examples, where it is the same for every run."""
-        counts = {figure.count for figure in self.figures if figure is not None}
+        counts = {figure.examples for figure in self.figures if figure is not None}
         return counts.pop() if len(counts) == 1 else None
 
     @property
     def difference(self) -> Figure | None:
-        if len(self.figures) < 2 or None in self.figures:
-            return None
-        return subtract(*self.figures)
+        own, twin = self.figures if len(self.figures) == 2 else (None, None)
+        return None if own is None or twin is None else subtract(own, twin)
 
     @property
     def clear(self) -> bool | None:
@@ -113,7 +112,11 @@ def _accuracy(evaluations: list[Json]) -> Iterator[Row]:
     for key in dict.fromkeys(key for table in tables for key in table):
         entries = [table.get(key) for table in tables]
         split, group = key
-        name = f"Accuracy, {split_name(split)}" if group is None else f"{group.capitalize()} group, {split_name(split)}"
+        name = (
+            f"Accuracy, {split_name(split)}"
+            if group is None
+            else f"{group.capitalize()} group, {split_name(split)}"
+        )
         names = [str(entry["name"]) for entry in entries if entry and "name" in entry]
         yield Row(
             section="Clean accuracy",
@@ -141,7 +144,9 @@ def _attacks(evaluations: list[Json]) -> Iterator[Row]:
     for name in names:
         yield Row("Robust accuracy", name, "share", figures(name, "robust_accuracy"), better="higher")
     for name in names:
-        yield Row("Prediction consistency", name, "share", figures(name, "prediction_consistency"), better="higher")
+        yield Row(
+            "Prediction consistency", name, "share", figures(name, "prediction_consistency"), better="higher"
+        )
 
 
 def _heat_maps(evaluations: list[Json]) -> Iterator[Row]:
@@ -158,8 +163,12 @@ def _heat_maps(evaluations: list[Json]) -> Iterator[Row]:
 
 
 def _threshold_note(sections: list[Json]) -> str:
-    thresholds = [f"{cam['global_threshold']:.2f}" for cam in sections if cam.get("global_threshold") is not None]
-    splits = dict.fromkeys(split_name(cam["threshold_split"]) for cam in sections if cam.get("threshold_split"))
+    thresholds = [
+        f"{cam['global_threshold']:.2f}" for cam in sections if cam.get("global_threshold") is not None
+    ]
+    splits = dict.fromkeys(
+        split_name(cam["threshold_split"]) for cam in sections if cam.get("threshold_split")
+    )
     return " / ".join(thresholds) + (f", chosen on {' / '.join(splits)}" if splits else "")
 
 

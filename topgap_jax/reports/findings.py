@@ -14,7 +14,7 @@ MARGIN = 0.01  # a share; attacks closer than this to each other are taken as eq
 class Finding(NamedTuple):
     """A remark on how far a figure can be trusted."""
 
-    level: str  # "alarm": do not quote the figure; "caution": quote it with this remark; "reading": what it means
+    level: str  # "alarm": do not quote it; "caution": quote it with this remark; "reading": what it means
     title: str
     text: str
 
@@ -40,7 +40,7 @@ def findings(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> tuple[Finding, ...
 
 
 def strongest(run: Run) -> Json | None:
-    """The attack that leaves the least robust accuracy, of the first budget in the file; of equals the last one."""
+    """The attack with the least robust accuracy at the first budget in the file; of equals the last."""
     entries = next(iter(_budgets(run).values()), [])
     return min(reversed(entries), key=lambda entry: entry["robust_accuracy"], default=None)
 
@@ -66,17 +66,22 @@ def _against(difference: Figure, title: str, clear: bool | None) -> str:
 
 def _shifts(runs: tuple[Run, ...]) -> Iterator[str]:
     values = [
-        {entry["split"]: entry["value"] for entry in run.evaluation["accuracy"] if "group" not in entry} for run in runs
+        {entry["split"]: entry["value"] for entry in run.evaluation["accuracy"] if "group" not in entry}
+        for run in runs
     ]
     first, *others = values[0] or [""]
     for split in others:
         if all(first in value and split in value for value in values):
             changes = [value[split] - value[first] for value in values]
             parts = [
-                f"{run.title} {'loses' if change < 0 else 'gains'} {points(change)} (to {percent(value[split])})"
+                f"{run.title} {_verb(change)} {points(change)} (to {percent(value[split])})"
                 for run, change, value in zip(runs, changes, values, strict=True)
             ]
             yield f"On the {split_name(split)} pictures {listing(parts)}."
+
+
+def _verb(change: float) -> str:
+    return "loses" if change < 0 else "gains"
 
 
 def _attacked(runs: tuple[Run, ...]) -> Iterator[str]:
@@ -88,7 +93,11 @@ def _attacked(runs: tuple[Run, ...]) -> Iterator[str]:
         f"{run.title} {percent(entry['robust_accuracy'])}" + ("" if same else f" ({entry['name']})")
         for run, entry in zip(runs, entries, strict=True)
     ]
-    attack = f"attack tried, {attack_name(entries[0])}, leaves" if same else f"attacks tried at {budget(entries[0])} leave"
+    attack = (
+        f"attack tried, {attack_name(entries[0])}, leaves"
+        if same
+        else f"attacks tried at {budget(entries[0])} leave"
+    )
     yield f"In robust accuracy, the strongest {attack} {listing(parts)}."
 
 
@@ -125,22 +134,34 @@ def _fgsm_against_pgd(runs: tuple[Run, ...]) -> Iterator[Finding]:
 def _compare_fgsm(run: Run, fgsm: Json, iterated: list[Json]) -> Iterator[Finding]:
     left = fgsm["robust_accuracy"]
     weaker = [entry for entry in iterated if entry["robust_accuracy"] > left + MARGIN]
-    figures = listing([f"{attack_name(entry)} leaves {percent(entry['robust_accuracy'])}{_reach(entry)}" for entry in weaker])
-    text = f"One step of FGSM leaves {run.title} {percent(left)} robust accuracy, but {figures}. "
-    if weaker and len(weaker) == len(iterated):
-        text += "No iterated attack does better than one step: the gradients are masked or the attacks too weak."
+    if not weaker:
+        return
+    text = f"One step of FGSM leaves {run.title} {percent(left)} robust accuracy, "
+    text += f"but {listing(_leaves(weaker))}. "
+    if len(weaker) == len(iterated):
+        text += (
+            "No iterated attack is stronger than one step: the gradients are masked or the attacks too weak."
+        )
         yield Finding("alarm", f"FGSM is stronger than PGD on {run.title}", text)
-    elif weaker:
+    else:
         names = listing([entry["name"] for entry in weaker])
         text += "Iterations that end up behind a single step are no measure of robustness."
         yield Finding("caution", f"FGSM is stronger than {names} on {run.title}", text)
+
+
+def _leaves(entries: list[Json]) -> list[str]:
+    return [
+        f"{attack_name(entry)} leaves {percent(entry['robust_accuracy'])}{_reach(entry)}" for entry in entries
+    ]
 
 
 def _reach(entry: Json) -> str:
     reach = entry.get("config", {}).get("reach")
     if reach is None:
         return ""
-    return f" (its steps add up to {reach:.2g} eps{', short of the edge of the ball' if reach < 0.995 else ''})"
+    return (
+        f" (its steps add up to {reach:.2g} eps{', short of the edge of the ball' if reach < 0.995 else ''})"
+    )
 
 
 def _cheap_against_strong(run: Run) -> Iterator[Finding]:
@@ -151,8 +172,9 @@ def _cheap_against_strong(run: Run) -> Iterator[Finding]:
         if gap > MARGIN:
             text = (
                 f"{attack_name(weak)}{_reach(weak)} leaves {run.title} {percent(weak['robust_accuracy'])}, "
-                f"{attack_name(strong)}{_reach(strong)} only {percent(strong['robust_accuracy'])}. The {points(gap)} "
-                "between them measure the weakness of an attack, not the strength of the network: quote the lower figure."
+                f"{attack_name(strong)}{_reach(strong)} only {percent(strong['robust_accuracy'])}. The "
+                f"{points(gap)} between them measure the weakness of an attack, not the strength of the "
+                "network: quote the lower figure."
             )
             yield Finding("caution", f"Cheap attacks flatter ({budget(weak)})", text)
 
@@ -166,14 +188,14 @@ def _upper_bound(runs: tuple[Run, ...]) -> Iterator[Finding]:
     text = f"Tried here: {names}. "
     if left <= 1 / classes:
         text += (
-            f"{attack_name(entry)} leaves {runs[0].title} {percent(left)}, no more than guessing among {classes} classes "
-            f"({percent(1 / classes)}): it is not robust at this budget."
+            f"{attack_name(entry)} leaves {runs[0].title} {percent(left)}, no more than guessing among "
+            f"{classes} classes ({percent(1 / classes)}): it is not robust at this budget."
         )
     else:
         of = "" if clean is None else f" of {percent(clean)} without an attack"
         text += (
-            f"What {runs[0].title} keeps ({percent(left)}{of}) can only shrink under a stronger attack, such as "
-            "one made for this network."
+            f"What {runs[0].title} keeps ({percent(left)}{of}) can only shrink under a stronger attack, "
+            "such as one made for this network."
         )
     yield Finding("reading", "Robust accuracy is an upper bound", text)
 
@@ -189,10 +211,10 @@ def _consistency(runs: tuple[Run, ...]) -> Iterator[Finding]:
         return
     gap, title, entry = max(gaps, key=lambda item: item[0])
     text = (
-        "Robust accuracy counts the predictions that are right under the attack. Prediction consistency counts those "
-        "that did not change, wrong ones included; it is what the paper's tables call robust accuracy. Here the two lie "
-        f"up to {points(gap)} apart: {title} under {attack_name(entry)}, {percent(entry['prediction_consistency'])} "
-        f"consistent and {percent(entry['robust_accuracy'])} robust."
+        "Robust accuracy counts the predictions that are right under the attack. Prediction consistency "
+        "counts those that did not change, wrong ones included; it is what the paper's tables call robust "
+        f"accuracy. Here the two lie up to {points(gap)} apart: {title} under {attack_name(entry)}, "
+        f"{percent(entry['prediction_consistency'])} consistent, {percent(entry['robust_accuracy'])} robust."
     )
     yield Finding("reading", "Prediction consistency is not robust accuracy", text)
 
@@ -200,15 +222,13 @@ def _consistency(runs: tuple[Run, ...]) -> Iterator[Finding]:
 def _noise(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> Finding:
     seeds = list(dict.fromkeys(str(run.evaluation["seed"]) for run in runs if "seed" in run.evaluation))
     text = (
-        "The 95% intervals cover the sampling error of the test pictures (Wilson's for shares, 1.96 standard errors for "
-        "means). They do not cover the luck of a training run: each network was trained once"
+        "The 95% intervals cover the sampling error of the test pictures (Wilson's for shares, 1.96 standard "
+        "errors for means). They do not cover the luck of a training run: each network was trained once"
     )
     text += f", with seed {listing(seeds)}." if seeds else "."
-    unclear = [f"{row.section}: {row.name}" if row.section == "Prediction consistency" else row.name for row in rows if row.clear is False]
-    known = sum(row.clear is not None for row in rows)
-    if known:
-        text += f" Of {known} differences with an interval, {len(unclear)} lie within it"
-        text += f" ({'; '.join(unclear)})." if unclear else "."
+    clear = [row.clear for row in rows if row.clear is not None]
+    if clear:
+        text += f" Of {len(clear)} differences with an interval, {clear.count(False)} could be zero."
     return Finding("reading", "What is noise", text)
 
 
@@ -217,15 +237,15 @@ def _heat_maps(runs: tuple[Run, ...]) -> Finding:
     coverage = _coverage(runs)
     if coverage is not None:
         texts.append(
-            f"The object covers {percent(coverage)} of a picture: an even map scores this much in energy and in the "
-            f"pointing game, and marking the whole picture gives an IoU of {coverage:.3f}."
+            f"The object covers {percent(coverage)} of a picture: an even map scores this much in energy and "
+            f"in the pointing game, and marking the whole picture gives an IoU of {coverage:.3f}."
         )
     shapes = [tuple(run.evaluation.get("cam_shape") or ()) for run in runs]
     if len(set(shapes)) > 1 and all(shapes):
         sizes = [f"{run.title} {height} × {width}" for run, (height, width) in zip(runs, shapes, strict=True)]
         texts.append(
-            f"Before upsampling the maps have different sizes ({listing(sizes)}); a coarse map cannot fit a small object "
-            "tightly, wherever it looks."
+            f"Before upsampling the maps have different sizes ({listing(sizes)}); a coarse map cannot fit a "
+            "small object tightly, wherever it looks."
         )
     methods = [f"{run.title} {run.evaluation['cam'].get('method')}" for run in runs]
     if len({run.evaluation["cam"].get("method") for run in runs}) > 1:
@@ -238,7 +258,8 @@ def _same_network(runs: tuple[Run, ...]) -> Iterator[Finding]:
     if len(set(sizes)) > 1:
         own, twin = sizes
         text = (
-            f"{runs[0].title} has {own:,} parameters, {runs[1].title} {twin:,} ({(own / twin - 1) * 100:+.1f}%). What "
-            "differs is the whole of head, loss and pooling, not the pooling alone."
+            f"{runs[0].title} has {own:,} parameters, {runs[1].title} {twin:,} "
+            f"({(own / twin - 1) * 100:+.1f}%). What differs is the whole of head, "
+            "loss and pooling, not the pooling alone."
         )
         yield Finding("reading", "Not the pooling alone", text)

@@ -43,8 +43,8 @@ def write_report(workdir: str | Path) -> Path:
     The page holds everything it shows, pictures included: no script, no other file, no network.
 
     Args:
-      workdir: a run directory with `config.json`, `metrics.jsonl`, `evaluation.json` and `examples.npz`; the twin's
-        in `workdir/twin`, if there is one.
+      workdir: a run directory with `config.json`, `metrics.jsonl`, `evaluation.json` and `examples.npz`; the
+        twin's in `workdir/twin`, if there is one.
 
     Returns:
       The path of `report.html`.
@@ -76,9 +76,7 @@ def _report(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> Json:
 
 
 def _row_json(runs: tuple[Run, ...], row: Row) -> Json:
-    figures = {
-        run.title: figure and figure._asdict() for run, figure in zip(runs, row.figures, strict=True)
-    }
+    figures = {run.title: figure and figure._asdict() for run, figure in zip(runs, row.figures, strict=True)}
     difference = row.difference and {"value": row.difference.value, "interval": row.difference.interval}
     return {
         "section": row.section,
@@ -134,8 +132,12 @@ def _page(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> str:
 def _tiles(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> list[Row]:
     whole = [row for row in rows if row.section == "Clean accuracy" and row.name.startswith("Accuracy")]
     worst = strongest(runs[0])
-    robust = [row for row in rows if row.section == "Robust accuracy" and worst and row.name == attack_name(worst)]
-    heat = [row for row in rows if row.section == "Heat maps" and row.name in ("Energy in mask", "CAM sparsity")]
+    robust = [
+        row for row in rows if row.section == "Robust accuracy" and worst and row.name == attack_name(worst)
+    ]
+    heat = [
+        row for row in rows if row.section == "Heat maps" and row.name in ("Energy in mask", "CAM sparsity")
+    ]
     return whole[:2] + robust[:1] + heat[-1:]
 
 
@@ -186,6 +188,10 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
 
 def _attack_settings(run: Run) -> list[tuple[str, int, list[tuple[str, str]]]]:
     return [
-        (attack_name(entry), entry["count"], [(name, str(value)) for name, value in entry.get("config", {}).items()])
+        (
+            attack_name(entry),
+            entry["count"],
+            [(name, str(value)) for name, value in entry.get("config", {}).items()],
+        )
         for entry in run.evaluation["attacks"]
     ]

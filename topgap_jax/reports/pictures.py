@@ -14,20 +14,20 @@ TILE = 192  # pixels of the longer side, about
 
 def picture(image: np.ndarray) -> np.ndarray:
     """The picture itself, [H,W,C] in [0, 1] -> uint8 [H',W',3], enlarged with its pixels left visible."""
-    return _enlarge(_to_bytes(_rgb(image)), Image.Resampling.NEAREST)
+    return _fit(_to_bytes(_rgb(image)))
 
 
 def object_picture(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The object in its colours, the background faded, the outline drawn."""
     grey = 0.35 + 0.25 * _grey(image)
     faded = np.where(mask[..., None], _rgb(image), grey[..., None])
-    return draw_outline(_enlarge(_to_bytes(faded), Image.Resampling.NEAREST), mask)
+    return draw_outline(_fit(_to_bytes(faded)), mask)
 
 
 def heat_picture(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """The heat map laid over the grey picture, with the mask's outline where there is a mask."""
-    grey = np.repeat(_enlarge(_to_bytes(_grey(image)), Image.Resampling.NEAREST)[..., None], 3, axis=-1)
-    smooth = _enlarge(np.asarray(heat, np.float32), Image.Resampling.BILINEAR)
+    grey = np.repeat(_fit(_to_bytes(_grey(image)))[..., None], 3, axis=-1)
+    smooth = _fit(np.asarray(heat, np.float32), smooth=True)
     color = matplotlib.colormaps[COLOR_MAP](np.clip(smooth, 0, 1))[..., :3] * 255
     # The hotter, the less of the picture shines through: dark regions keep their texture.
     opacity = (0.55 + 0.35 * np.clip(smooth, 0, 1))[..., None]
@@ -37,7 +37,7 @@ def heat_picture(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None = 
 
 def draw_outline(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A white line with a dark rim just outside the mask: visible on any background."""
-    enlarged = _enlarge(mask.astype(np.uint8), Image.Resampling.NEAREST, like=pixels) > 0
+    enlarged = _fit(mask.astype(np.uint8)) > 0
     line = ndimage.binary_dilation(enlarged, iterations=2) & ~enlarged
     rim = ndimage.binary_dilation(enlarged, iterations=3) & ~enlarged & ~line
     drawn = pixels.copy()
@@ -48,7 +48,7 @@ def draw_outline(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def data_uri(pixels: np.ndarray) -> str:
     """uint8 pixels as a PNG inside a `data:` address."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -70,14 +70,12 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     return (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _enlarge(
-    pixels: np.ndarray, resampling: Image.Resampling, like: np.ndarray | None = None
-) -> np.ndarray:
-    height, width = like.shape[:2] if like is not None else _tile_size(*pixels.shape[:2])
-    return np.asarray(Image.fromarray(pixels).resize((width, height), resampling))
-
-
-def _tile_size(height: int, width: int) -> tuple[int, int]:
+def _fit(pixels: np.ndarray, smooth: bool = False) -> np.ndarray:
+    """Enlarged by a whole factor, or shrunk, to a longer side of about `TILE`."""
+    height, width = pixels.shape[:2]
     longer = max(height, width)
     scale = TILE // longer if longer <= TILE else TILE / longer
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    # A box enlarges a pixel to a square and shrinks by averaging.
+    resampling = Image.Resampling.BILINEAR if smooth else Image.Resampling.BOX
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, resampling))

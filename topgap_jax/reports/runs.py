@@ -44,7 +44,7 @@ def read_runs(workdir: str | Path) -> tuple[Run, ...]:
     """The run in `workdir` and, where there is a folder `twin`, the twin after it.
 
     Raises:
-      FileNotFoundError, ValueError: a result file is missing, half written or lacks a field; the message names it.
+      FileNotFoundError, ValueError: a result file is missing, half written or wrong; the message names it.
     """
     workdir = Path(workdir)
     runs = [read_run(workdir)]
@@ -87,7 +87,9 @@ def read_metrics(path: Path) -> tuple[Json, ...]:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the report needs a run that was trained and evaluated to its end")
+        raise FileNotFoundError(
+            f"{path} is missing: the report needs a run that was trained and evaluated to its end"
+        )
     return path
 
 
@@ -106,7 +108,10 @@ def _read_evaluation(path: Path) -> Json:
     missing = [name for name in EVALUATION_FIELDS if name not in evaluation]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: evaluate the run again")
-    wanted = {"accuracy": ("split", "value", "count"), "attacks": ("name", "eps", "norm", "robust_accuracy", "count")}
+    wanted = {
+        "accuracy": ("split", "value", "count"),
+        "attacks": ("name", "eps", "norm", "robust_accuracy", "count"),
+    }
     for section, names in wanted.items():
         for entry in evaluation[section]:
             if missing := [name for name in names if name not in entry]:
@@ -124,20 +129,24 @@ def _read_examples(path: Path) -> Examples:
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
         raise ValueError(f"{path} is not a complete npz file ({error}): evaluate the run again") from error
     if missing := [name for name in EXAMPLE_ARRAYS if name not in arrays]:
-        raise ValueError(f"{path} lacks the arrays {', '.join(missing)}: it holds {', '.join(sorted(arrays))}")
+        raise ValueError(
+            f"{path} lacks the arrays {', '.join(missing)}: it holds {', '.join(sorted(arrays))}"
+        )
     _check_shapes(path, arrays)
     return Examples(
         **{name: arrays[name] for name in EXAMPLE_ARRAYS if name != "class_names"},
         class_names=tuple(str(name) for name in arrays["class_names"]),
         masks=arrays["masks"] != 0 if "masks" in arrays else None,
-        split=tuple(np.broadcast_to(arrays["split"], arrays["labels"].shape).astype(str)) if "split" in arrays else None,
+        split=tuple(np.broadcast_to(arrays["split"], arrays["labels"].shape).astype(str))
+        if "split" in arrays
+        else None,
     )
 
 
 def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    count, height, width, channels = arrays["images"].shape
-    vector, plane = (count,), (count, height, width)
-    wanted = {"labels": vector, "predictions": vector, "probabilities": vector}
+    plane = arrays["images"].shape[:3]
+    vector = plane[:1]
+    wanted: dict[str, tuple[int, ...]] = {"labels": vector, "predictions": vector, "probabilities": vector}
     wanted |= {"heat": plane, "masks": plane}
     for name, shape in wanted.items():
         if name in arrays and arrays[name].shape != shape:

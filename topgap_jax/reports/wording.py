@@ -11,7 +11,7 @@ def value_text(figure: Figure | None, unit: str) -> str:
 
 
 def interval_text(figure: Figure | None, unit: str) -> str:
-    """"95.2 to 96.9" in the unit of the figure, empty where no interval is known."""
+    """ "95.2 to 96.9" in the unit of the figure, empty where no interval is known."""
     if figure is None or figure.interval is None:
         return ""
     return _interval(figure.interval, unit, sign="")
@@ -32,7 +32,7 @@ def difference_text(figure: Figure | None, unit: str) -> str:
 
 
 def difference_interval_text(figure: Figure | None, unit: str) -> str:
-    """"−0.3 to +2.7", empty where no interval is known."""
+    """ "−0.3 to +2.7", empty where no interval is known."""
     if figure is None or figure.interval is None:
         return ""
     return _interval(figure.interval, unit, sign="+")
@@ -48,7 +48,7 @@ def points(share: float) -> str:
 
 
 def listing(names: list[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 

@@ -22,8 +22,8 @@ from topgap_jax.data.sources import Source
 from topgap_jax.models import Classifier
 from topgap_jax.training.mesh import put_batch
 from topgap_jax.training.metrics import identity, training_time
-from topgap_jax.training.state import Params, TrainState, evaluated_params
-from topgap_jax.training.step import Batch, Metrics, make_eval_step
+from topgap_jax.training.state import TrainState, evaluated_params
+from topgap_jax.training.step import EvalStep, make_eval_step
 
 # The attacks by the names that `evaluation.attacks` takes. The paper's recipe is Foolbox's: steps of eps/30
 # and the last iterate, so that 20 steps reach two thirds of the ball.
@@ -107,7 +107,7 @@ def evaluate_run(
 
 
 def evaluate_split(
-    eval_step: Callable[[Params, Params, Batch], Metrics],
+    eval_step: EvalStep,
     state: TrainState,
     source: Source,
     config: Any,

@@ -22,7 +22,7 @@ from topgap_jax.training.evaluate import check_evaluation, evaluate_run, evaluat
 from topgap_jax.training.mesh import check_batch_size, make_mesh, put_batch, state_sharding
 from topgap_jax.training.metrics import TrainingLog
 from topgap_jax.training.state import TrainState, create_state, make_optimizer, split_model
-from topgap_jax.training.step import make_eval_step, make_train_step
+from topgap_jax.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
 class Run(NamedTuple):
@@ -120,14 +120,8 @@ def check_size_prior(model: Classifier, image_shape: tuple[int, ...]) -> None:
 def train(run: Run) -> TrainState:
     """Trains to the last step, from the newest checkpoint if there is one; the state to be evaluated."""
     config = run.config
-    graphdef, params, model_state = split_model(run.model)
-    optimizer = make_optimizer(config.optimizer, run.steps)
-    state = create_state(params, model_state, optimizer, ema=config.optimizer.ema_decay > 0)
-    # A copy: the step donates its buffers, and the model keeps its own.
-    state = jax.device_put(jax.tree.map(jnp.copy, state), state_sharding(run.mesh, state))
+    state, train_step, eval_step = make_programs(run)
     batches = make_batches(run)
-    train_step = make_train_step(graphdef, optimizer, config, run.mesh, state)
-    eval_step = make_eval_step(graphdef, run.mesh)
 
     with closing(Checkpoints(run.directory)) as checkpoints:
         state = checkpoints.restore(state, batches) or state
@@ -152,6 +146,17 @@ def train(run: Run) -> TrainState:
         return checkpoints.restore_best(state) if config.evaluation.weights == "best" else state
 
 
+def make_programs(run: Run) -> tuple[TrainState, TrainStep, EvalStep]:
+    """The state before the first step, where it belongs on the devices, and the two compiled steps."""
+    graphdef, params, model_state = split_model(run.model)
+    optimizer = make_optimizer(run.config.optimizer, run.steps)
+    state = create_state(params, model_state, optimizer, ema=run.config.optimizer.ema_decay > 0)
+    # A copy: the step donates its buffers, and the model keeps its own.
+    state = jax.device_put(jax.tree.map(jnp.copy, state), state_sharding(run.mesh, state))
+    train_step = make_train_step(graphdef, optimizer, run.config, run.mesh, state)
+    return state, train_step, make_eval_step(graphdef, run.mesh)
+
+
 def make_batches(run: Run) -> grain.DatasetIterator:
     """The training batches of this process."""
     return train_batches(
@@ -170,7 +175,7 @@ def ends_epoch(run: Run, step: int) -> bool:
     return step == run.steps or int(step / run.steps_per_epoch) > int((step - 1) / run.steps_per_epoch)
 
 
-def validate(run: Run, eval_step: Any, state: TrainState, log: TrainingLog) -> float:
+def validate(run: Run, eval_step: EvalStep, state: TrainState, log: TrainingLog) -> float:
     """Measures and logs the validation split; returns its accuracy."""
     split = run.config.data.validation
     result = evaluate_split(eval_step, state, run.sources[split], run.config, run.mesh)

@@ -16,6 +16,8 @@ from topgap_jax.training.state import Params, TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+EvalStep = Callable[[Params, Params, Batch], Metrics]
 
 
 def make_train_step(
@@ -24,7 +26,7 @@ def make_train_step(
     config: Any,
     mesh: Mesh,
     state: TrainState,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> TrainStep:
     """Compiles `(state, batch) -> (state, metrics)`; the state's buffers are reused.
 
     The batch holds `image` `[B, H, W, C]` in [0, 1] and `label` `[B]`; metrics are means over it.
@@ -54,7 +56,7 @@ def make_train_step(
         ema_params = state.ema_params
         if ema_decay:
             ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, params, model_state, opt_state, ema_params), metrics
 
     shardings = state_sharding(mesh, state)
@@ -66,7 +68,7 @@ def make_train_step(
     )
 
 
-def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> Callable[[Params, Params, Batch], Metrics]:
+def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> EvalStep:
     """Compiles `(params, model_state, batch) -> per-example results`, each `[B]` and on every device.
 
     Results are `cross_entropy`, `l1`, `prediction` and what the batch says of its images (`label`, `group`).

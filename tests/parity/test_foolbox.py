@@ -77,7 +77,6 @@ def foolbox_model(trained):
 def run_foolbox(attack, model, images, criterion, eps):
     """Adversarial images and success."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
         _, clipped, success = attack(model, jnp.asarray(images), criterion, epsilons=eps)
     return np.asarray(clipped), np.asarray(success)
 
@@ -100,7 +99,7 @@ def test_fgsm(trained, foolbox_model, norm, eps):
     network, images, labels = trained
     theirs = run_foolbox(FGSM[norm](), foolbox_model, images, jnp.asarray(labels), eps)
     ours = attacks.fgsm(network, images, labels, eps=eps, norm=norm)
-    assert 0 < theirs[1].sum()
+    assert theirs[1].sum() > 0
     same_images(ours, theirs, norm)
 
 
@@ -116,7 +115,7 @@ def test_pgd(trained, foolbox_model, norm, eps, relative):
         network, images, labels, eps=eps, norm=norm, steps=20, recipe="paper", random_start=False,
         step_size=None if relative is None else relative * eps,
     )  # fmt: skip
-    assert 0 < theirs[1].sum()
+    assert theirs[1].sum() > 0
     same_images(ours, theirs, norm)
 
 
@@ -138,7 +137,7 @@ def test_targeted_pgd(trained, foolbox_model, norm):
         random_start=False,
         targets=targets,
     )
-    assert 0 < theirs[1].sum()
+    assert theirs[1].sum() > 0
     same_images(ours, theirs, norm)
 
 

@@ -131,7 +131,8 @@ def write_run(
 ) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    config = {"model": {"name": "resnet_narrow", "head": "pyramid", "pool": "topk", "k": 64}, "seed": 0}
+    pool = "mean" if seed else "topk"
+    config = {"title": title, "model": {"name": "resnet_narrow", "pool": pool, "k": 64}, "seed": 0}
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "evaluation.json").write_text(json.dumps(evaluation(title, robust, rng)))
     lines = metrics(rng, l1=0.3 / (seed + 1))

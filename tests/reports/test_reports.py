@@ -189,13 +189,13 @@ def test_without_masks_nothing_is_claimed_about_objects(twins):
 def test_grey_pictures_that_are_not_square(single):
     with np.load(single / "examples.npz") as archive:
         arrays = dict(archive)
-    arrays["images"] = arrays["images"][:, :32, :, :1]
-    arrays["masks"], arrays["heat"] = arrays["masks"][:, :32], arrays["heat"][:, :32]
+    arrays["images"] = arrays["images"][:, :30, :40, :1]
+    arrays["masks"], arrays["heat"] = arrays["masks"][:, :30, :40], arrays["heat"][:, :30, :40]
     np.savez(single / "examples.npz", **arrays)
     page = Page(write_report(single))
     content = page.images[0]["src"].partition(",")[2]
     with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
-        assert picture.size == (192, 128)
+        assert picture.size == (160, 120)  # a whole factor: every pixel a square
     write_overview_png(single, single / "overview.png")
 
 
@@ -206,7 +206,8 @@ def test_names_from_the_files_are_escaped(single):
     assert "<b>bold</b> [red]net[/red]" in page.text
     console = Console(record=True, width=140, file=io.StringIO())
     print_report(single, console)
-    assert "[red]net[/red]" in console.export_text()
+    text = console.export_text()
+    assert "<b>bold</b> [red]net[/red] scores" in text and "95%" in text
 
 
 def test_nan_in_an_evaluation_becomes_a_dash(twins):
@@ -254,6 +255,13 @@ def test_an_under_stepped_attack_is_named_with_its_reach(twins):
         f for f in report(twins)["findings"] if f["title"].startswith("FGSM is stronger than PGD-20")
     )
     assert caution["level"] == "caution" and "0.67 eps, short of the edge" in caution["text"]
+
+
+def test_the_settings_that_differ_are_listed(twins):
+    finding = next(f for f in report(twins)["findings"] if f["title"] == "What is being compared")
+    assert finding["text"].startswith(
+        "The configurations differ in model.pool (topk against mean). Top-GAP has"
+    )
 
 
 def test_no_attacks_no_words_about_them(twins):

@@ -1,22 +1,13 @@
 """From a source to batches: shard, shuffle, augment, batch (Grain); and every example once for evaluation."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 from absl import flags
 
-Example = dict[str, Any]
-Transform = Callable[[Example, np.random.Generator], Example]
-
-
-class Source(Protocol):
-    """Random access to examples; see `topgap_jax.data.sources`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
+from topgap_jax.data.sources import Example, Source
+from topgap_jax.data.transforms import Transform
 
 
 def train_batches(

@@ -1,4 +1,4 @@
-"""Augmentation with NumPy, one example at a time: `f(example, rng) -> example`; the mask follows the picture."""
+"""Augmentation with NumPy, per example: `f(example, rng) -> example`; the mask follows the picture."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +24,9 @@ def pad_crop(padding: int = 4) -> Transform:
     def transform(example: Example, rng: np.random.Generator) -> Example:
         height, width = example["image"].shape[:2]
         if padding >= min(height, width):
-            raise ValueError(f"pad_crop({padding}) needs pictures larger than {padding} px, not {height}x{width}")
+            raise ValueError(
+                f"pad_crop({padding}) needs pictures larger than {padding} px, not {height}x{width}"
+            )
         down, right = rng.integers(-padding, padding + 1, 2)
         rows, columns = _mirrored(height, down), _mirrored(width, right)
         return _map_pixels(example, lambda pixels: pixels.take(rows, 0).take(columns, 1))
@@ -48,20 +50,20 @@ def horizontal_flip(probability: float = 0.5) -> Transform:
 
 
 def resize(size: int | tuple[int, int]) -> Transform:
-    """Resize to `size` (height and width, or one number for both): bilinear with antialiasing, the mask nearest.
+    """Resize to `size` (height and width, or one number for both): antialiased bilinear, the mask nearest.
 
     Raises:
         ValueError: a size below 1.
     """
-    height, width = (_whole("resize", side) for side in ((size, size) if np.ndim(size) == 0 else size))
+    height, width = (_whole("resize", side) for side in np.broadcast_to(size, 2).tolist())
 
     def transform(example: Example, rng: np.random.Generator) -> Example:
         if example["image"].shape[:2] == (height, width):
             return example
         resized = {**example, "image": resize_image(example["image"], height, width)}
         if "mask" in example:
-            mask = Image.fromarray(example["mask"].astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-            resized["mask"] = np.asarray(mask, bool)
+            mask = Image.fromarray(example["mask"].astype(np.uint8))
+            resized["mask"] = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST), bool)
         return resized
 
     return transform
@@ -101,10 +103,10 @@ def augmentation(spec: Sequence[str]) -> list[Transform]:
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """`[H, W, C]`, uint8 or float32, to `[height, width, C]` of the same dtype."""
     channels = [
-        Image.fromarray(np.ascontiguousarray(image[..., channel])).resize((width, height), Image.Resampling.BILINEAR)
-        for channel in range(image.shape[-1])
+        Image.fromarray(np.ascontiguousarray(image[..., channel])) for channel in range(image.shape[-1])
     ]
-    return np.stack([np.asarray(channel) for channel in channels], -1)
+    resized = [channel.resize((width, height), Image.Resampling.BILINEAR) for channel in channels]
+    return np.stack([np.asarray(channel) for channel in resized], -1)
 
 
 def _transform(entry: str) -> Transform:
@@ -122,7 +124,7 @@ def _map_pixels(example: Example, function: Callable[[np.ndarray], np.ndarray]) 
 
 
 def _mirrored(length: int, offset: int) -> np.ndarray:
-    """Indices offset, ..., offset + length - 1, reflected into 0, ..., length - 1 (the border is not repeated)."""
+    """Indices offset, ..., offset + length - 1, reflected into 0, ..., length - 1; the border comes once."""
     last = length - 1
     return last - np.abs(last - np.abs(np.arange(offset, offset + length)))
 

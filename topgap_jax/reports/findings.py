@@ -33,7 +33,7 @@ def findings(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> tuple[Finding, ...
         *_consistency(runs),
         _noise(runs, rows),
         _heat_maps(runs),
-        *_same_network(runs),
+        *_differences(runs),
     ]
     order = ("alarm", "caution", "reading")
     return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
@@ -253,13 +253,23 @@ def _heat_maps(runs: tuple[Run, ...]) -> Finding:
     return Finding("reading", "Reading the heat maps", " ".join(texts))
 
 
-def _same_network(runs: tuple[Run, ...]) -> Iterator[Finding]:
-    sizes = [run.evaluation["parameters"] for run in runs]
-    if len(set(sizes)) > 1:
-        own, twin = sizes
-        text = (
-            f"{runs[0].title} has {own:,} parameters, {runs[1].title} {twin:,} "
-            f"({(own / twin - 1) * 100:+.1f}%). What differs is the whole of head, "
-            "loss and pooling, not the pooling alone."
-        )
-        yield Finding("reading", "Not the pooling alone", text)
+def _differences(runs: tuple[Run, ...]) -> Iterator[Finding]:
+    if len(runs) < 2:
+        return
+    own, twin = (_settings(run.config) for run in runs)
+    differing = [name for name in own | twin if own.get(name) != twin.get(name)]
+    settings = [f"{name} ({own.get(name, 'none')} against {twin.get(name, 'none')})" for name in differing]
+    parameters = listing([f"{run.title} has {run.evaluation['parameters']:,} parameters" for run in runs])
+    text = f"The configurations differ in {listing(settings) or 'nothing'}. {parameters}."
+    yield Finding("reading", "What is being compared", text)
+
+
+def _settings(config: Json, prefix: str = "") -> Json:
+    """The fields of a nested configuration by their dotted names, without those that only name the runs."""
+    fields: Json = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and prefix + name != "twin":
+            fields |= _settings(value, f"{prefix}{name}.")
+        elif prefix + name not in ("twin", "title"):
+            fields[prefix + name] = value
+    return fields

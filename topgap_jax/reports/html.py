@@ -182,7 +182,7 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
     for name, key in (("CAM", "cam_shape"), ("Picture", "image_shape")):
         if shape := evaluation.get(key):
             facts[name] = " × ".join(str(length) for length in shape)
-    facts |= {name.replace("_", " ").capitalize(): value for name, value in machine.items()}
+    facts |= {"JAX" if name == "jax" else name.capitalize(): value for name, value in machine.items()}
     return [(name, str(value)) for name, value in facts.items() if value is not None]
 
 

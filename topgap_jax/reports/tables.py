@@ -70,7 +70,7 @@ def _terminal_table(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> Table:
         table.add_row()
         table.add_row(Text(section, style="bold"))
         for row in group:
-            table.add_row(Text(row.name), *map(Text, _cells(row)))
+            table.add_row(Text(row.name), *_cells(row))
     return table
 
 

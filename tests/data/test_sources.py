@@ -109,7 +109,7 @@ def test_folders_that_cannot_be_used_are_refused_before_training(folder, change,
 
 
 def test_a_folder_without_pictures_or_classes_or_splits_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nowhere is no folder; expected .*<split>/<class name>/<picture>"):
+    with pytest.raises(ValueError, match=r"nowhere is no folder; expected .*<split>/<class name>/<picture>"):
         load_source(f"folder:{tmp_path / 'nowhere'}", "train")
     (tmp_path / "train").mkdir()
     with pytest.raises(ValueError, match="has no folders; expected"):
@@ -125,9 +125,9 @@ def test_a_broken_or_deep_picture_is_named_when_it_is_read(tmp_path):
     broken.write_bytes(broken.read_bytes()[:60])
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "train" / "x" / "deep.png")
     source = load_source(f"folder:{tmp_path}", "train", size=4)
-    with pytest.raises(ValueError, match="broken.png cannot be decoded"):
+    with pytest.raises(ValueError, match=r"broken.png cannot be decoded"):
         source[0]
-    with pytest.raises(ValueError, match="deep.png has more than 8 bits"):
+    with pytest.raises(ValueError, match=r"deep.png has more than 8 bits"):
         source[1]
 
 
@@ -256,5 +256,96 @@ def test_an_unknown_data_set_lists_what_exists(name):
 
 
 def test_importing_sources_loads_no_heavy_package():
-    code = "import sys, topgap_jax.data.sources; print([m for m in ('sklearn', 'tensorflow_datasets') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = "import sys, topgap_jax.data.sources; print({'sklearn', 'tensorflow_datasets'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+# Pictures of different widths, from encoded bytes, which needs no TensorFlow. A process of its own builds the
+# set, so that the one that reads it knows nothing but the files.
+BUILD_TINY_SHAPES = """
+import io, sys
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+def png(picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    file.seek(0)
+    return file
+
+class TinyShapes(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "small": tfds.features.Image(shape=(5, 6, 1)),
+            "label": tfds.features.ClassLabel(names=["dark", "light"]),
+            "weight": tfds.features.Scalar(np.int64),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(6), "test": self._generate_examples(3)}
+
+    def _generate_examples(self, number):
+        for i in range(number):
+            image = png(Image.new("RGB", (4 + i, 5), (200 * (i % 2),) * 3))
+            yield i, {"image": image, "small": png(Image.new("L", (6, 5), i)), "label": i % 2, "weight": i}
+
+TinyShapes(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    script = folder / "tiny_shapes.py"
+    script.write_text(BUILD_TINY_SHAPES)
+    subprocess.run([sys.executable, str(script), str(folder / "prepared")], check=True, capture_output=True)
+    return str(folder / "prepared")
+
+
+def test_tfds_reads_a_prepared_set(prepared):
+    source = load_source("tfds:tiny_shapes", "train", data_dir=prepared, size=4)
+    assert len(source) == 6 and source.class_names == ["dark", "light"] and source.image_shape == (4, 4, 3)
+    examples = [source[i] for i in range(6)]
+    assert sorted(int(example["label"]) for example in examples) == [0, 0, 0, 1, 1, 1]
+    assert all((example["image"] == 200 * example["label"]).all() for example in examples)
+    assert examples[0]["image"].dtype == np.uint8 and examples[0]["label"].dtype == np.int32
+    assert len(load_source("tfds:tiny_shapes:1.0.0", "train[:50%]", data_dir=prepared, size=4)) == 3
+    grey = load_source("tfds:tiny_shapes", "test", data_dir=prepared, image_key="small", channels=1)
+    assert grey.image_shape == grey[0]["image"].shape == (5, 6, 1)
+    assert sorted(int(grey[i]["image"].max()) for i in range(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "options", "message"),
+    [
+        (
+            "tfds:tiny_shapes",
+            "train",
+            {},
+            "pictures of tfds:tiny_shapes differ in size; give the option size",
+        ),
+        ("tfds:tiny_shapes", "dev", {}, "tfds:tiny_shapes has no split 'dev'; there are train, test"),
+        ("tfds:tiny_shapes", "train", {"image_key": "picture"}, "no feature 'picture'; there are "),
+        (
+            "tfds:tiny_shapes",
+            "train",
+            {"label_key": "weight"},
+            "'weight' of tfds:tiny_shapes is no class label",
+        ),
+        (
+            "tfds:mnist",
+            "train",
+            {},
+            r"mnist is not prepared in .*tfds.builder\('mnist', .*download_and_prepare",
+        ),
+        ("tfds:no_such_set", "train", {}, "TFDS has no data set 'no_such_set'"),
+    ],
+)
+def test_tfds_errors_say_what_to_do(prepared, name, split, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_source(name, split, data_dir=prepared, **options)

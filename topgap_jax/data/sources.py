@@ -208,6 +208,8 @@ class TfdsSource:
         for key in (image_key, label_key):
             if key not in features:
                 raise ValueError(f"tfds:{name} has no feature {key!r}; there are {_listed(features)}")
+        if not hasattr(features[label_key], "names"):
+            raise ValueError(f"feature {label_key!r} of tfds:{name} is no class label")
         self.class_names = list(features[label_key].names)
         self.num_classes = len(self.class_names)
         self._decode = _Decoder(size, channels)

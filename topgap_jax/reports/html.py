@@ -188,10 +188,10 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
 
 def _attack_settings(run: Run) -> list[tuple[str, int, list[tuple[str, str]]]]:
     return [
-        (
-            attack_name(entry),
-            entry["count"],
-            [(name, str(value)) for name, value in entry.get("config", {}).items()],
-        )
+        (attack_name(entry), entry["count"], [_setting(*item) for item in entry.get("config", {}).items()])
         for entry in run.evaluation["attacks"]
     ]
+
+
+def _setting(name: str, value: Any) -> tuple[str, str]:
+    return name, f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -30,7 +30,7 @@ def heat_picture(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None = 
     smooth = _fit(np.asarray(heat, np.float32), smooth=True)
     color = matplotlib.colormaps[COLOR_MAP](np.clip(smooth, 0, 1))[..., :3] * 255
     # The hotter, the less of the picture shines through: dark regions keep their texture.
-    opacity = (0.55 + 0.35 * np.clip(smooth, 0, 1))[..., None]
+    opacity = (0.6 + 0.3 * np.clip(smooth, 0, 1))[..., None]
     blended = (color * opacity + grey * (1 - opacity)).round().astype(np.uint8)
     return blended if mask is None else draw_outline(blended, mask)
 

@@ -14,12 +14,13 @@ from ml_collections import config_flags
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
 flags.mark_flags_as_required(["config", "workdir"])
-flags.FLAGS.set_default("verbosity", logging.WARNING)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)
     # Here, since importing JAX takes seconds and a mistyped flag should not.
     from topgap_jax.reports import print_report, write_report
     from topgap_jax.training import ConfigError, train_and_evaluate

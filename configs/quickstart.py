@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.name = "resnet_narrow"
     config.model.head = "pyramid"
     config.model.pool = "topk"
-    config.model.k = 48
+    config.model.k = 16
     config.model.dtype = "float32"
 
     config.loss = ml_collections.ConfigDict()
@@ -24,20 +24,23 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.source = "embedded"
+    config.data.options = {}
     config.data.validation = "validation"
     config.data.test = ("in_distribution", "shifted")
+    config.data.augment = ("pad_crop:4",)
 
     config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.name = "sgd"
-    config.optimizer.learning_rate = 0.1
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 0.01
     config.optimizer.schedule = "one_cycle"
-    config.optimizer.weight_decay = 5e-4
+    config.optimizer.beta2 = 0.99
+    config.optimizer.weight_decay = 0.1
 
     config.train = ml_collections.ConfigDict()
-    config.train.batch_size = 128
-    config.train.epochs = 8
-    config.train.log_every_steps = 20
-    config.train.checkpoint_every_steps = 100
+    config.train.batch_size = 64
+    config.train.epochs = 12
+    config.train.log_every_steps = 25
+    config.train.checkpoint_every_steps = 250
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.attacks = ("fgsm", "pgd20_paper", "pgd50_strong")

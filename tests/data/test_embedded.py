@@ -114,15 +114,14 @@ def test_the_picture_shows_the_crop_of_the_layout(splits):
 def test_digits_cover_5_to_15_percent_and_stand_anywhere(splits):
     masks = np.concatenate([source.masks for source in splits.values()])
     cover = masks.mean((1, 2))
-    assert 0.08 < cover.mean() < 0.12
-    assert np.quantile(cover, 0.005) > 0.05 and np.quantile(cover, 0.995) < 0.15
+    assert cover.min() > 0.05 and cover.max() < 0.15
     assert masks[:, 0].any() and masks[:, -1].any() and masks[:, :, 0].any() and masks[:, :, -1].any()
 
 
 def test_the_background_goes_with_the_class_as_often_as_wanted(splits):
     for split in ("train", "validation", "in_distribution"):
         own = splits[split].layout.background == splits[split].labels
-        assert abs(own.mean() - 0.6) < 0.04
+        assert abs(own.mean() - 0.65) < 0.04
     for correlation in (0.0, 1.0):
         source = TexturedDigits("train", num_images=300, correlation=correlation)
         assert ((source.layout.background == source.labels) == bool(correlation)).all()

@@ -304,10 +304,10 @@ def steps_per_call() -> int:
 
 
 def buckets(batch_size: int) -> list[int]:
-    """The batch sizes that get compiled: `batch_size`, then a quarter of the one before, never under 8."""
+    """The batch sizes that may get compiled: `batch_size`, then half of the one before, never under 16."""
     sizes = [batch_size]
-    while sizes[-1] // 4 >= 8:
-        sizes.append(sizes[-1] // 4)
+    while sizes[-1] // 2 >= 16:
+        sizes.append(sizes[-1] // 2)
     return sizes
 
 

@@ -95,8 +95,8 @@ class TexturedDigits:
         num_images: int | None = None,
         size: int = 48,
         object_size: int = 24,
-        correlation: float = 0.6,
-        contrast: Sequence[float] = (0.3, 0.6),
+        correlation: float = 0.65,
+        contrast: Sequence[float] = (0.4, 0.7),
         seed: int = 0,
     ) -> None:
         if split not in SPLITS:
@@ -144,7 +144,7 @@ def draw_layout(
         crop=_choice(u[:, 3:5], np.array([PHOTOGRAPH_SIZE, right - left]) - size + 1) + np.array([0, left]),
         position=u[:, 5:7],
         angle=_between(u[:, 7], -0.2, 0.2),
-        scale=_between(u[:, 8:9], 0.9, 1.1) * _between(u[:, 9:11], 0.95, 1.05),
+        scale=_between(u[:, 8:9], 0.94, 1.06) * _between(u[:, 9:11], 0.96, 1.04),
         contrast=_between(u[:, 11], *contrast) * np.where(u[:, 12] < 0.5, -1, 1),
         opacity=_between(u[:, 13], 0.8, 1.0),
         # A hue: three waves that add up to no grey.

@@ -90,8 +90,10 @@ class ResNet(nnx.Module):
       depths: number of blocks per stage.
       block: `BasicBlock` or `Bottleneck`.
       widths: channels per stage, before the block's expansion.
-      stem: "imagenet" (7x7 stride 2, then max pooling: strides 4, 8, 16, 32), "half" (3x3 stride 2: strides
-        2, 4, 8, 16) or "cifar" (3x3 stride 1: strides 1, 2, 4, 8).
+      strides: of the first block of every stage.
+      stem: "imagenet" (7x7 stride 2, then 3x3 max pooling with stride 2), "half" (3x3 stride 2) or "cifar"
+        (3x3 stride 1).
+      stem_channels: by default those of the first stage.
     """
 
     def __init__(
@@ -100,22 +102,24 @@ class ResNet(nnx.Module):
         block: type[BasicBlock] | type[Bottleneck],
         *,
         widths: Sequence[int] = (64, 128, 256, 512),
+        strides: Sequence[int] = (1, 2, 2, 2),
         stem: str = "imagenet",
+        stem_channels: int | None = None,
         in_channels: int = 3,
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
         kernel, stride = {"imagenet": (7, 2), "half": (3, 2), "cifar": (3, 1)}[stem]
+        channels = stem_channels or widths[0]
         self.max_pool = stem == "imagenet"
-        self.conv1 = conv(in_channels, widths[0], kernel, stride, dtype=dtype, rngs=rngs)
-        self.bn1 = BatchNorm(widths[0])
+        self.conv1 = conv(in_channels, channels, kernel, stride, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(channels)
 
-        channels, total_stride = widths[0], stride * (2 if self.max_pool else 1)
+        total_stride = stride * (2 if self.max_pool else 1)
         stages, feature_info = [], []
-        for index, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+        for depth, width, first_stride in zip(depths, widths, strides, strict=True):
             blocks = []
-            for position in range(depth):
-                stride = 2 if index > 0 and position == 0 else 1
+            for stride in (first_stride, *[1] * (depth - 1)):
                 blocks.append(block(channels, width, stride, dtype=dtype, rngs=rngs))
                 channels, total_stride = width * block.expansion, total_stride * stride
             stages.append(nnx.List(blocks))
@@ -141,4 +145,6 @@ resnet34 = partial(ResNet, (3, 4, 6, 3), BasicBlock)
 resnet50 = partial(ResNet, (3, 4, 6, 3), Bottleneck)
 cifar_resnet18 = partial(resnet18, stem="cifar")
 # A network for 32 to 64 px pictures that trains within two minutes on two cores.
-resnet_narrow = partial(ResNet, (1, 1, 1), BasicBlock, widths=(32, 64, 128), stem="half")
+resnet_narrow = partial(
+    ResNet, (1, 1, 1), BasicBlock, widths=(32, 64, 64), strides=(2, 2, 1), stem="half", stem_channels=16
+)

@@ -115,8 +115,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         (changed(model={"head": "fpn"}), "unknown head 'fpn'; there are: pyramid, last, original"),
         (changed(model={"pool": "max"}), "unknown pool 'max'; there are: topk, mean"),
         (
-            changed(model={"k": 145}),
-            r"k=145 is larger than the CAM: images of 24x24 give 12x12 = 144 positions",
+            changed(model={"k": 37}),
+            r"k=37 is larger than the CAM: images of 24x24 give 6x6 = 36 positions",
         ),
         (changed(data={"source": "cifar"}), "cifar"),
         (changed(data={"train": "training"}), "training"),
@@ -190,7 +190,7 @@ def test_the_twin_and_the_evaluation(tmp_path):
     ):
         evaluation = json.loads((workdir / "evaluation.json").read_text())
         assert evaluation["title"] == title
-        assert evaluation["cam_shape"] == ([3, 3] if parameters_less else [12, 12])
+        assert evaluation["cam_shape"] == ([3, 3] if parameters_less else [6, 6])
         whole = {figure["split"]: figure for figure in evaluation["accuracy"] if "group" not in figure}
         worst = {figure["split"]: figure for figure in evaluation["accuracy"] if "group" in figure}
         for split in ("in_distribution", "shifted"):
@@ -200,7 +200,8 @@ def test_the_twin_and_the_evaluation(tmp_path):
             assert attack["robust_accuracy"] <= attack["clean_accuracy"] and attack["count"] == 24
         assert 0 < evaluation["cam"]["sparsity"] < 1 and evaluation["cam"]["count"] == 40
         pictures = np.load(workdir / "examples.npz")
-        assert pictures["heat"].shape == (5, 24, 24) == pictures["masks"].shape
+        assert pictures["heat"].shape == (6, 24, 24) == pictures["masks"].shape
+        assert pictures["split"].tolist() == ["in_distribution"] * 3 + ["shifted"] * 3
         assert pictures["heat"].min() >= 0 and pictures["heat"].max() <= 1
         assert jnp.isfinite(pictures["images"]).all()
     before = (tmp_path / "evaluation.json").read_text()

@@ -7,6 +7,7 @@ to row), and each pass only compares and counts: no indices, no gathers, no comm
 run over one byte of each value at a time, which is a quarter of the memory traffic for float32.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -96,7 +97,8 @@ def _check(x: jax.Array, k: ArrayLike, n: int) -> None:
         raise TypeError(f"k must be integer or floating, not {jnp.result_type(k)}")
     if isinstance(k, jax.core.Tracer):
         return
-    smallest, largest = np.min(k), np.max(k)
+    values = np.asarray(k)
+    smallest, largest = values.min(), values.max()
     if not (smallest >= 1 and largest <= n):
         wrong = largest if smallest >= 1 else smallest
         raise ValueError(f"k={wrong} does not fit x of shape {x.shape} with {n} values to choose from: 1 <= k <= {n}")
@@ -106,6 +108,7 @@ def _sum_dtype(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
+@functools.partial(jax.jit, static_argnames="largest_only")
 def _topk_mean(x: jax.Array, k: jax.Array, largest_only: bool) -> jax.Array:
     """`[A, n, D]` and k `[A, 1, D]` -> `[A, 1, D]`."""
     fixed = lax.stop_gradient(x)
@@ -146,52 +149,55 @@ def _kth_largest(x: jax.Array, k: jax.Array, largest_only: bool) -> jax.Array:
         return jnp.max(_ordered_bits(x), 1, keepdims=True)
     kth = jnp.zeros_like(_ordered_bits(x[:, :1]))
     for shift in reversed(range(0, 8 * x.dtype.itemsize, 8)):
-        bits = _ordered_bits(x)
         # The next byte of the values that agree with kth so far; 0 for those below, 255 for those above.
-        byte = jnp.minimum((jnp.maximum(bits, kth) - kth) >> shift, 255).astype(jnp.uint8)
+        byte = jnp.minimum((jnp.maximum(_ordered_bits(x), kth) - kth) >> shift, 255).astype(jnp.uint8)
         kth += _kth_largest_byte(byte, k).astype(kth.dtype) << shift
     return kth
 
 
 def _kth_largest_byte(byte: jax.Array, k: jax.Array) -> jax.Array:
-    def decide_bit(i: jax.Array, kth: jax.Array) -> jax.Array:
-        candidate = kth | (jnp.uint8(128) >> i.astype(jnp.uint8))
-        return jnp.where(_count(byte >= candidate) >= k, candidate, kth)
+    def decide_two_bits(i: jax.Array, kth: jax.Array) -> jax.Array:
+        step = jnp.uint8(64) >> (2 * i).astype(jnp.uint8)
+        counts = _sum(*((byte >= kth + step * np.uint8(digit)).astype(jnp.int8) for digit in (1, 2, 3)))
+        return kth + step * sum((count >= k).astype(jnp.uint8) for count in counts)
 
-    return lax.fori_loop(0, 8, decide_bit, jnp.zeros_like(byte[:, :1]))
-
-
-def _count(mask: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.sum(_blocks(mask), 1, dtype=jnp.int8), 1, keepdims=True, dtype=jnp.int32)
+    return lax.fori_loop(0, 4, decide_two_bits, jnp.zeros_like(byte[:, :1]))
 
 
-def _sum(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Sums over axis 1, all in one pass."""
-    zeros = tuple(np.zeros((), a.dtype) for a in arrays)
-    add = lambda a, b: tuple(map(lax.add, a, b))
-    blocks = lax.reduce(tuple(map(_blocks, arrays)), zeros, add, (1,))
-    return tuple(jnp.sum(b, 1, keepdims=True) for b in blocks)
+def _sum(*arrays: jax.Array) -> list[jax.Array]:
+    """Sums over axis 1 in one pass over the arrays; int8 is summed in int32."""
+    arrays = _sum_blocks(*arrays)
+    while arrays[0].shape[1] > 1:
+        arrays = _sum_blocks(*(a.astype(jnp.promote_types(a.dtype, jnp.int32)) for a in arrays))
+    return arrays
 
 
-def _blocks(x: jax.Array) -> jax.Array:
-    """`[A, n, D]` -> `[A, BLOCK, ceil(n / BLOCK), D]`, padded with zeros."""
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % BLOCK), (0, 0)))
-    return x.reshape(len(x), BLOCK, -1, x.shape[2])
+def _sum_blocks(*arrays: jax.Array) -> list[jax.Array]:
+    """`[A, n, D]` -> `[A, ceil(n / BLOCK), D]`."""
+    blocks = []
+    for a in arrays:
+        a = jnp.pad(a, ((0, 0), (0, -a.shape[1] % BLOCK), (0, 0)))
+        blocks.append(a.reshape(len(a), BLOCK, -1, a.shape[2]))
+    zeros = [np.zeros((), a.dtype) for a in arrays]
+    return lax.reduce(blocks, zeros, lambda a, b: [lax.add(*pair) for pair in zip(a, b, strict=True)], (1,))
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
     """Unsigned integers in the order of the floats: -NaN, -inf, ..., -0 = 0, ..., inf, NaN."""
     width = 8 * x.dtype.itemsize
-    signed = _twos_complement(lax.bitcast_convert_type(x, f"int{width}"))
-    return lax.bitcast_convert_type(signed, f"uint{width}") ^ np.array(1 << (width - 1), f"uint{width}")
+    bits = _twos_complement(lax.bitcast_convert_type(x, f"int{width}"))
+    return lax.bitcast_convert_type(bits, f"uint{width}") ^ _sign_bit(f"uint{width}")
 
 
 def _float(bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    width = 8 * bits.dtype.itemsize
-    signed = lax.bitcast_convert_type(bits ^ np.array(1 << (width - 1), bits.dtype), f"int{width}")
-    return lax.bitcast_convert_type(_twos_complement(signed), dtype)
+    bits = lax.bitcast_convert_type(bits ^ _sign_bit(bits.dtype), f"int{8 * bits.dtype.itemsize}")
+    return lax.bitcast_convert_type(_twos_complement(bits), dtype)
 
 
 def _twos_complement(bits: jax.Array) -> jax.Array:
     """Sign and magnitude, as floats are stored, to two's complement, and back: it is its own inverse."""
     return jnp.where(bits < 0, jnp.iinfo(bits.dtype).min - bits, bits)
+
+
+def _sign_bit(dtype: jnp.dtype | str) -> np.ndarray:
+    return np.array(1 << (jnp.iinfo(dtype).bits - 1), dtype)

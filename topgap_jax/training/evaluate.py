@@ -25,6 +25,8 @@ from topgap_jax.training.metrics import identity, training_time
 from topgap_jax.training.state import TrainState, evaluated_params
 from topgap_jax.training.step import EvalStep, make_eval_step
 
+ExplainStep = Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]
+
 # The attacks by the names that `evaluation.attacks` takes. The paper's recipe is Foolbox's: steps of eps/30
 # and the last iterate, so that 20 steps reach two thirds of the ball.
 ATTACKS: Mapping[str, tuple[str, Callable[..., attacks.AttackResult]]] = {
@@ -71,7 +73,11 @@ def evaluate_run(
         name: evaluate_split(eval_step, state, sources[name], config, mesh) for name in config.data.test
     }
     first, validation = config.data.test[0], config.data.validation
-    test, held_out = (explain(model, sources[name], config) for name in (first, validation))
+    explain_step = make_explain_step(model)
+    explained = {
+        name: explain(explain_step, sources[name], config) for name in (validation, *config.data.test)
+    }
+    test = explained[first]
     _, height, width, _ = model.cam_shape(test["image"].shape[1:])
     evaluation = {
         "title": config.title,
@@ -91,16 +97,15 @@ def evaluate_run(
         "attacks": [
             attack(name, model, sources[first], splits[first], config) for name in config.evaluation.attacks
         ],
-        "cam": cam_quality(test, held_out)
+        "cam": cam_quality(test, explained[validation])
         | {
             "split": first,
             "threshold_split": validation,
             "method": "Grad-CAM" if model.head_name == "original" else "CAM (built in)",
         },
     }
-    write_pictures(
-        directory / "examples.npz", test, sources[first].class_names, first, config.evaluation.pictures
-    )
+    shown = {name: explained[name] for name in config.data.test}
+    write_pictures(directory / "examples.npz", shown, sources[first].class_names, config.evaluation.pictures)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(evaluation, indent=2))
     temporary.replace(path)
@@ -165,34 +170,40 @@ def attack(
     }
 
 
-def explain(model: Classifier, source: Source, config: Any) -> dict[str, np.ndarray]:
-    """The first `evaluation.cam_examples` examples, with the true class's `heat` and the `probabilities`.
-
-    `heat` is `[N, H, W]` in [0, 1], `probabilities` `[N, K]`; images, labels and masks are the source's.
-    """
+def make_explain_step(model: Classifier) -> ExplainStep:
+    """Compiles `(images, labels) -> (heat, probabilities)`, `[B, H, W]` in [0, 1] and `[B, K]`."""
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def forward(state: nnx.State, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def step(state: nnx.State, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         out = nnx.merge(graphdef, state)(images)
         # After global average pooling and one linear layer, Grad-CAM is the positive part of the CAM.
         maps = jax.nn.relu(out.cam) if model.head_name == "original" else out.cam
         _, height, width, _ = images.shape
         return cam.heatmap(maps, labels, (height, width)), jax.nn.softmax(out.logits)
 
+    return partial(step, state)
+
+
+def explain(explain_step: ExplainStep, source: Source, config: Any) -> dict[str, np.ndarray]:
+    """The first `evaluation.cam_examples` examples, with the true class's `heat` and the `probabilities`.
+
+    `heat` is `[N, H, W]` in [0, 1], `probabilities` `[N, K]`; images, labels and masks are the source's.
+    """
     examples = first_examples(source, config.evaluation.cam_examples)
+    count, size = len(examples["label"]), config.evaluation.batch_size
     results = []
-    for start in range(0, len(examples["label"]), config.evaluation.batch_size):
-        part = slice(start, start + config.evaluation.batch_size)
-        results.append(jax.device_get(forward(state, examples["image"][part], examples["label"][part])))
-    heat, probabilities = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    for start in range(0, count, size):
+        rows = np.arange(start, start + size) % count  # the last batch is filled up
+        results.append(jax.device_get(explain_step(examples["image"][rows], examples["label"][rows])))
+    heat, probabilities = (np.concatenate(parts)[:count] for parts in zip(*results, strict=True))
     return examples | {"heat": heat, "probabilities": probabilities}
 
 
 def cam_quality(test: Mapping[str, np.ndarray], held_out: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Sparsity and, with masks, localisation; the global threshold is the best one on `held_out`."""
     heat = jnp.asarray(test["heat"])
-    if "mask" not in test:
+    if "mask" not in test or "mask" not in held_out:
         return cam.cam_metrics(heat)
     threshold = cam.best_threshold(jnp.asarray(held_out["heat"]), jnp.asarray(held_out["mask"]))
     figures = cam.cam_metrics(heat, jnp.asarray(test["mask"]), threshold)
@@ -200,20 +211,29 @@ def cam_quality(test: Mapping[str, np.ndarray], held_out: Mapping[str, np.ndarra
 
 
 def write_pictures(
-    path: Path, explained: Mapping[str, np.ndarray], class_names: Sequence[str], split: str, count: int
+    path: Path, explained: Mapping[str, Mapping[str, np.ndarray]], class_names: Sequence[str], count: int
 ) -> None:
-    """The first `count` explained examples as an `.npz` for reports."""
-    arrays = {
-        "images": explained["image"],
-        "labels": explained["label"],
-        "predictions": explained["probabilities"].argmax(-1),
-        "probabilities": explained["probabilities"].max(-1),
-        "heat": explained["heat"],
+    """The first explained examples of every split, `count` in all, as an `.npz` for reports."""
+    share = -(-count // len(explained))
+    chosen = {
+        split: {name: value[:share] for name, value in found.items()} for split, found in explained.items()
     }
-    if "mask" in explained:
-        arrays["masks"] = explained["mask"]
-    chosen = {name: value[:count] for name, value in arrays.items()}
-    np.savez_compressed(path, **chosen, class_names=np.asarray(class_names), split=np.asarray(split))
+    parts = chosen.values()
+    together = {
+        name: np.concatenate([part[name] for part in parts]) for name in next(iter(parts)) if name != "group"
+    }
+    arrays: dict[str, Any] = {
+        "images": together["image"],
+        "labels": together["label"],
+        "predictions": together["probabilities"].argmax(-1),
+        "probabilities": together["probabilities"].max(-1),
+        "heat": together["heat"],
+        "class_names": np.asarray(class_names),
+        "split": np.repeat(list(chosen), [len(part["label"]) for part in parts]),
+    }
+    if "mask" in together:
+        arrays["masks"] = together["mask"]
+    np.savez_compressed(path, **arrays)
 
 
 def machine() -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Your own pictures: a Top-GAP ResNet-18 on a folder with one subfolder per class.
+r"""Your own pictures: a Top-GAP ResNet-18 on a folder with one subfolder per class.
 
     my_pictures/train/<class>/*.png   my_pictures/validation/<class>/*.png   my_pictures/test/<class>/*.png
 
-Command:  python main.py --config=configs/folder.py --workdir=runs/mine --config.data.source=folder:my_pictures
+Command:  python main.py --config=configs/folder.py --workdir=runs/mine \
+              --config.data.source=folder:my_pictures
 Hardware: any; with 224 px pictures a GPU is advisable.
 k:        how many of the 56x56 positions the object covers, about 3136 * (object area / picture area).
 """

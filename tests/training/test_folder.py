@@ -54,6 +54,7 @@ def test_pictures_of_several_sizes_need_a_size(pictures, tmp_path):
     Image.new("RGB", (50, 30)).save(pictures / "train" / "one" / "odd.png")
     try:
         with pytest.raises(ConfigError, match="size"):
-            train_and_evaluate(settings(pictures, data={"source": f"folder:{pictures}", "options": {}}), tmp_path)
+            options = {"source": f"folder:{pictures}", "options": {}}
+            train_and_evaluate(settings(pictures, data=options), tmp_path)
     finally:
         (pictures / "train" / "one" / "odd.png").unlink()

@@ -1,10 +1,10 @@
 """Pooling of a class activation map: the mean of the k largest values (Top-GAP) and the plain mean (GAP).
 
-The k largest values need no sorting. Floats of one sign are ordered like their bits, so the k-th largest value
-can be built bit by bit from the top: a bit is set if at least k values remain at or above the result. That takes
-as many passes as the type has bits, whatever the values and whatever k (which may be traced and may differ from row
-to row), and each pass only compares and counts: no indices, no gathers, no communication along the batch. The passes
-run over one byte of each value at a time, which is a quarter of the memory traffic for float32.
+The k largest values need no sorting. Read as integers in the right order, the k-th largest value can be built from
+its highest bits down: a bit is set if at least k values are at or above the result. So the number of passes depends
+on the type alone, not on the values or on k, which may be traced and may differ from row to row; a pass only compares
+and counts: no indices, no gathers, nothing that crosses the batch. To save memory traffic the passes run over one
+byte of each value at a time, two bits in each.
 """
 
 import functools
@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-# Values are counted in blocks, then the blocks are added up. Up to 32 terms XLA's CPU compiler merges comparison and
-# sum in one vectorised loop; longer sums it splits, after writing the mask to memory. A block's count fits int8.
+# Sums run over blocks of this length, then over the blocks' sums: XLA's CPU compiler merges such a short sum with the
+# comparison before it into one vectorised loop, and writes the mask of a longer one to memory. Counts fit int8.
 BLOCK = 16
 
 
@@ -30,21 +30,21 @@ def topk_mean(x: jax.Array, k: ArrayLike, axis: int | Sequence[int] = (1, 2)) ->
         \qquad x_{(1)} \ge x_{(2)} \ge \dots
 
     The gradient is 1/k for every value above the k-th largest, :math:`x_{(k)}`; the values equal to it share the
-    rest evenly. Forward and reverse mode and higher orders work (the second derivative in x is zero).
-    A real-valued k has the derivative :math:`(x_{(k)} - y) / k`.
+    rest evenly. Forward mode, reverse mode and higher orders work (the second derivative in x is zero). A real-valued
+    k is possible too: :math:`k y(k)` is linear between two integers, and :math:`dy/dk = (x_{(k)} - y) / k`.
 
-    NaN and infinities rank as in `lax.top_k`: -NaN, -inf, ..., inf, NaN. A NaN with its sign bit set, which is
-    what x86 makes of `inf - inf`, therefore ranks last and shows only where k reaches it. -0 equals 0.
+    NaN and infinities rank as in `lax.top_k`: -NaN, -inf, ..., inf, NaN. A NaN with its sign bit set, which is what
+    x86 makes of `inf - inf`, thus ranks last and shows only where k reaches it. Unlike there, -0 equals 0.
 
     Args:
-      x: values `[..., reduced axes, ...]`, floating; `[B, H, W, K]` for a CAM. 16-bit types are summed in float32.
-      k: how many values to average, 1 <= k <= n with n the number of values along `axis`. An integer, or an array
-        that broadcasts with the result: one k for all, per class `[K]`, per image `[B, 1]` or both `[B, K]`.
-        A traced k is clamped to 1..n, since it cannot be checked.
+      x: values `[..., reduced axes, ...]`, floating; `[B, h, w, K]` for a CAM. 16-bit types are summed in float32.
+      k: how many values to average, 1 <= k <= n with n the number of values along `axis`. One number, or an array
+        that broadcasts with the result: per class `[K]`, per image `[B, 1]` or both `[B, K]`. A traced k cannot be
+        checked and is clamped to 1..n.
       axis: the axes to reduce.
 
     Returns:
-      The means, with the shape of x without `axis` and its dtype.
+      The means, of the shape of x without `axis` and of its dtype.
 
     Raises:
       ValueError: a concrete k below 1 or above n.
@@ -52,24 +52,22 @@ def topk_mean(x: jax.Array, k: ArrayLike, axis: int | Sequence[int] = (1, 2)) ->
     """
     axes, n = _reduced(x, axis)
     _check(x, k, n)
-    concrete = None if isinstance(k, jax.core.Tracer) else np.asarray(k)
-    if concrete is not None and (concrete == n).all():
+    known_k = None if isinstance(k, jax.core.Tracer) else np.asarray(k)
+    if known_k is not None and (known_k == n).all():
         return gap(x, axes)
-    result_shape = [size for i, size in enumerate(x.shape) if i not in axes]
-    before, after = result_shape[: axes[0]], result_shape[axes[0] :]
-    rows = jnp.moveaxis(x, axes, range(axes[0], axes[0] + len(axes)))
-    rows = rows.reshape(math.prod(before), n, math.prod(after))  # for a CAM [B, h*w, K]: nothing moves
-    k = jnp.asarray(k)
-    k = k.astype(jnp.int32 if jnp.issubdtype(k.dtype, jnp.integer) else _sum_dtype(x))
-    k = jnp.broadcast_to(jnp.clip(k, 1, n), result_shape).reshape(len(rows), 1, -1)
-    largest_only = concrete is not None and bool((concrete == 1).all())
-    return _topk_mean(rows, k, largest_only).reshape(result_shape)
+    kept = [size for i, size in enumerate(x.shape) if i not in axes]
+    before, after = math.prod(kept[: axes[0]]), math.prod(kept[axes[0] :])
+    x = jnp.moveaxis(x, axes, range(axes[0], axes[0] + len(axes)))  # of a CAM nothing moves
+    k = jnp.clip(jnp.asarray(k).astype(_sum_dtype(x)), 1, n)
+    k = jnp.broadcast_to(k, kept).reshape(before, 1, after)
+    only_largest = known_k is not None and bool((known_k == 1).all())
+    return _topk_mean(x.reshape(before, n, after), k, only_largest).reshape(kept)
 
 
 def topk_mean_reference(x: jax.Array, k: int, axis: int | Sequence[int] = (1, 2)) -> jax.Array:
-    """`topk_mean` by `lax.top_k`, for a static k: the slow, obvious version that the fast one is tested against.
+    """`topk_mean` by `lax.top_k`, for a static k: slow and obvious, what the fast one is tested against.
 
-    Of values equal to the k-th largest, the first ones get the whole gradient.
+    Of the values equal to the k-th largest, the first ones get the whole gradient.
     """
     axes, n = _reduced(x, axis)
     _check(x, k, n)
@@ -79,43 +77,44 @@ def topk_mean_reference(x: jax.Array, k: int, axis: int | Sequence[int] = (1, 2)
 
 
 def gap(x: jax.Array, axis: int | Sequence[int] = (1, 2)) -> jax.Array:
-    """Global average pooling: the mean over `axis`, summed in at least float32, in the dtype of x."""
+    """Global average pooling: the mean over `axis`, summed in float32 at least, in the dtype of x."""
     return x.mean(axis, dtype=_sum_dtype(x)).astype(x.dtype)
 
 
 def _reduced(x: jax.Array, axis: int | Sequence[int]) -> tuple[tuple[int, ...], int]:
-    """The axes to reduce, counted from the front and in order, and the number of values along them."""
-    axes = (axis,) if isinstance(axis, int) else axis
-    axes = tuple(sorted(range(x.ndim)[a] for a in axes))
+    """The axes to reduce, in order and counted from the front, and the number of values along them."""
+    given = (axis,) if isinstance(axis, int) else axis
+    axes = tuple(sorted(range(x.ndim)[a] for a in given))
     return axes, math.prod(x.shape[a] for a in axes)
 
 
 def _check(x: jax.Array, k: ArrayLike, n: int) -> None:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"x must be floating, not {x.dtype}")
-    if not (jnp.issubdtype(jnp.result_type(k), jnp.integer) or jnp.issubdtype(jnp.result_type(k), jnp.floating)):
-        raise TypeError(f"k must be integer or floating, not {jnp.result_type(k)}")
+    k_dtype = jnp.result_type(k)
+    if not (jnp.issubdtype(k_dtype, jnp.integer) or jnp.issubdtype(k_dtype, jnp.floating)):
+        raise TypeError(f"k must be integer or floating, not {k_dtype}")
     if isinstance(k, jax.core.Tracer):
         return
-    values = np.asarray(k)
-    smallest, largest = values.min(), values.max()
-    if not (smallest >= 1 and largest <= n):
-        wrong = largest if smallest >= 1 else smallest
-        raise ValueError(f"k={wrong} does not fit x of shape {x.shape} with {n} values to choose from: 1 <= k <= {n}")
+    outside = [value for value in np.asarray(k).flat if not 1 <= value <= n]
+    if outside:
+        raise ValueError(f"k={outside[0]} does not fit the {n} values of x {list(x.shape)}: 1 <= k <= {n}")
 
 
 def _sum_dtype(x: jax.Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames="largest_only")
-def _topk_mean(x: jax.Array, k: jax.Array, largest_only: bool) -> jax.Array:
-    """`[A, n, D]` and k `[A, 1, D]` -> `[A, 1, D]`."""
+@functools.partial(jax.jit, static_argnames="only_largest")
+def _topk_mean(x: jax.Array, k: jax.Array, only_largest: bool) -> jax.Array:
+    """x `[A, n, D]`, k `[A, 1, D]` -> `[A, 1, D]`."""
     fixed = lax.stop_gradient(x)
-    kth = _kth_largest(fixed, lax.stop_gradient(k), largest_only)
-    bits, values = _ordered_bits(fixed), fixed.astype(_sum_dtype(x))
+    bits = _ordered_bits(fixed)
+    kth = jnp.max(bits, 1, keepdims=True) if only_largest else _kth_largest(fixed, lax.stop_gradient(k))
     total, above, equal = _sum(
-        jnp.where(bits > kth, values, 0), (bits > kth).astype(jnp.int32), (bits == kth).astype(jnp.int32)
+        jnp.where(bits > kth, fixed.astype(k.dtype), 0),
+        (bits > kth).astype(jnp.int32),
+        (bits == kth).astype(jnp.int32),
     )
     return _mean(x, k, kth, total, above, equal)
 
@@ -124,29 +123,26 @@ def _topk_mean(x: jax.Array, k: jax.Array, largest_only: bool) -> jax.Array:
 def _mean(
     x: jax.Array, k: jax.Array, kth: jax.Array, total: jax.Array, above: jax.Array, equal: jax.Array
 ) -> jax.Array:
-    """The mean, from the sum and the number of the values above the k-th and the number equal to it."""
-    mean = total / k + _float(kth, x.dtype).astype(total.dtype) * ((k - above) / k)
+    """The mean from the sum and the number of the values above the k-th, and the number equal to it."""
+    mean = total / k + _float(kth, x.dtype).astype(k.dtype) * ((k - above) / k)
     return mean.astype(x.dtype)
 
 
 @_mean.defjvp
-def _mean_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    x, k, kth, total, above, equal = primals
+def _mean_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    x, k, kth, _, above, equal = primals
     x_dot, k_dot, *_ = tangents
     mean = _mean(*primals)
     bits = _ordered_bits(x)
     weight = jnp.where(bits > kth, 1, (k - above) / equal) / k
-    # Selected, not multiplied by 0: an infinite or NaN tangent of a value outside the k largest must not count.
-    mean_dot = jnp.sum(jnp.where(bits < kth, 0, weight * x_dot), 1, keepdims=True, dtype=total.dtype)
-    if jnp.issubdtype(k.dtype, jnp.floating):
-        mean_dot += k_dot * (_float(kth, x.dtype) - mean).astype(total.dtype) / k
+    # Chosen, not multiplied by 0: an infinite tangent of a value that is not among the k largest must not count.
+    mean_dot = jnp.sum(jnp.where(bits < kth, 0, weight * x_dot), 1, keepdims=True)
+    mean_dot += k_dot * (_float(kth, x.dtype).astype(k.dtype) - mean) / k
     return mean, mean_dot.astype(x.dtype)
 
 
-def _kth_largest(x: jax.Array, k: jax.Array, largest_only: bool) -> jax.Array:
-    """Ordered bits of the k-th largest value along axis 1, found byte by byte from the top."""
-    if largest_only:
-        return jnp.max(_ordered_bits(x), 1, keepdims=True)
+def _kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
+    """Ordered bits of the k-th largest value along axis 1, byte by byte from the top."""
     kth = jnp.zeros_like(_ordered_bits(x[:, :1]))
     for shift in reversed(range(0, 8 * x.dtype.itemsize, 8)):
         # The next byte of the values that agree with kth so far; 0 for those below, 255 for those above.
@@ -158,46 +154,47 @@ def _kth_largest(x: jax.Array, k: jax.Array, largest_only: bool) -> jax.Array:
 def _kth_largest_byte(byte: jax.Array, k: jax.Array) -> jax.Array:
     def decide_two_bits(i: jax.Array, kth: jax.Array) -> jax.Array:
         step = jnp.uint8(64) >> (2 * i).astype(jnp.uint8)
-        counts = _sum(*((byte >= kth + step * np.uint8(digit)).astype(jnp.int8) for digit in (1, 2, 3)))
+        counts = _sum(*((byte >= kth + step * np.uint8(j)).astype(jnp.int8) for j in (1, 2, 3)))
         return kth + step * sum((count >= k).astype(jnp.uint8) for count in counts)
 
     return lax.fori_loop(0, 4, decide_two_bits, jnp.zeros_like(byte[:, :1]))
 
 
 def _sum(*arrays: jax.Array) -> list[jax.Array]:
-    """Sums over axis 1 in one pass over the arrays; int8 is summed in int32."""
-    arrays = _sum_blocks(*arrays)
-    while arrays[0].shape[1] > 1:
-        arrays = _sum_blocks(*(a.astype(jnp.promote_types(a.dtype, jnp.int32)) for a in arrays))
-    return arrays
+    """Sums over axis 1, in one pass over all arrays; int8 is summed in int32."""
+    sums = _sum_blocks(arrays)
+    while sums[0].shape[1] > 1:
+        sums = _sum_blocks([a.astype(jnp.promote_types(a.dtype, jnp.int32)) for a in sums])
+    return sums
 
 
-def _sum_blocks(*arrays: jax.Array) -> list[jax.Array]:
+def _sum_blocks(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """`[A, n, D]` -> `[A, ceil(n / BLOCK), D]`."""
-    blocks = []
-    for a in arrays:
-        a = jnp.pad(a, ((0, 0), (0, -a.shape[1] % BLOCK), (0, 0)))
-        blocks.append(a.reshape(len(a), BLOCK, -1, a.shape[2]))
+    padded = [jnp.pad(a, ((0, 0), (0, -a.shape[1] % BLOCK), (0, 0))) for a in arrays]
+    blocks = [a.reshape(a.shape[0], BLOCK, -1, a.shape[2]) for a in padded]
     zeros = [np.zeros((), a.dtype) for a in arrays]
-    return lax.reduce(blocks, zeros, lambda a, b: [lax.add(*pair) for pair in zip(a, b, strict=True)], (1,))
+    return lax.reduce(blocks, zeros, lambda a, b: list(map(lax.add, a, b)), (1,))
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:
     """Unsigned integers in the order of the floats: -NaN, -inf, ..., -0 = 0, ..., inf, NaN."""
     width = 8 * x.dtype.itemsize
     bits = _twos_complement(lax.bitcast_convert_type(x, f"int{width}"))
-    return lax.bitcast_convert_type(bits, f"uint{width}") ^ _sign_bit(f"uint{width}")
+    return lax.bitcast_convert_type(bits, f"uint{width}") ^ _sign_bit(width)
 
 
 def _float(bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    bits = lax.bitcast_convert_type(bits ^ _sign_bit(bits.dtype), f"int{8 * bits.dtype.itemsize}")
-    return lax.bitcast_convert_type(_twos_complement(bits), dtype)
+    """The inverse of `_ordered_bits`."""
+    width = 8 * bits.dtype.itemsize
+    return lax.bitcast_convert_type(
+        _twos_complement(lax.bitcast_convert_type(bits ^ _sign_bit(width), f"int{width}")), dtype
+    )
 
 
 def _twos_complement(bits: jax.Array) -> jax.Array:
-    """Sign and magnitude, as floats are stored, to two's complement, and back: it is its own inverse."""
+    """From sign and magnitude, as floats are stored, and back: the map is its own inverse."""
     return jnp.where(bits < 0, jnp.iinfo(bits.dtype).min - bits, bits)
 
 
-def _sign_bit(dtype: jnp.dtype | str) -> np.ndarray:
-    return np.array(1 << (jnp.iinfo(dtype).bits - 1), dtype)
+def _sign_bit(width: int) -> np.ndarray:
+    return np.array(1 << (width - 1), f"uint{width}")

@@ -2,9 +2,9 @@
 
     python benchmarks/topk_mean.py [--quick] [--json PATH]
 
-The contenders run in turn in one process; the table gives the median of each in milliseconds, and how many times
-faster than `lax.top_k` ours is. `--quick` measures the three main cases only; the whole run takes about 4 minutes on
-2 cores.
+The contenders run in turn in one process; the table gives the median of each in milliseconds, and how many
+times faster than `lax.top_k` ours is. `--quick` measures the three main cases only; the whole run takes about
+4 minutes on 2 cores.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -39,7 +40,7 @@ def normal(shape: tuple[int, ...]) -> jax.Array:
 
 
 def sparse(shape: tuple[int, ...]) -> jax.Array:
-    """As after training with the l1 penalty: half the values 0, the others nearly, and one blob in each map."""
+    """As after training with the l1 penalty: half the values 0, the others nearly, one blob in each map."""
     batch, height, width, classes = shape
     noise, mask, centre = (jax.random.fold_in(jax.random.key(0), i) for i in range(3))
     row, column = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
@@ -56,14 +57,18 @@ def constant(shape: tuple[int, ...]) -> jax.Array:
 INPUTS = (normal, sparse, constant)
 
 
+def loss(pool: Callable, x: jax.Array, k: int) -> jax.Array:
+    """Its gradient depends on the value, as a network's does."""
+    return jnp.sum(pool(x, k) ** 2)
+
+
 def compiled(shape: tuple[int, ...], k: int) -> dict[tuple[str, str], Callable]:
-    """One function of the CAM per pool and mode; the loss depends on the value, as a network's does."""
+    """One function of the CAM per pool and mode."""
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     functions = {}
     for name, pool in POOLS.items():
-        forward = lambda x, pool=pool: pool(x, k)
-        backward = jax.value_and_grad(lambda x, forward=forward: jnp.sum(forward(x) ** 2))
-        for mode, function in zip(MODES, (forward, backward), strict=True):
+        modes = (partial(pool, k=k), jax.value_and_grad(partial(loss, pool, k=k)))
+        for mode, function in zip(MODES, modes, strict=True):
             functions[name, mode] = jax.jit(function).lower(x).compile()
     return functions
 
@@ -82,9 +87,7 @@ def measure(functions: dict[tuple[str, str], Callable], x: jax.Array) -> dict[st
     for _ in range(rounds):
         for key, function in functions.items():
             times[key].append(seconds(function, x))
-    return {
-        mode: {pool: 1000 * statistics.median(times[pool, mode]) for pool in POOLS} for mode in MODES
-    }
+    return {mode: {pool: 1000 * statistics.median(times[pool, mode]) for pool in POOLS} for mode in MODES}
 
 
 def row(shape: tuple[int, ...], k: int, name: str, milliseconds: dict[str, dict[str, float]]) -> str:

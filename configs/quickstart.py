@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.name = "resnet_narrow"
     config.model.head = "pyramid"
     config.model.pool = "topk"
-    config.model.k = 16
+    config.model.k = 48
     config.model.dtype = "float32"
 
     config.loss = ml_collections.ConfigDict()
@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.options = {}
     config.data.validation = "validation"
     config.data.test = ("in_distribution", "shifted")
-    config.data.augment = ("pad_crop:4",)
+    config.data.augment = ()
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "adamw"
@@ -38,7 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train = ml_collections.ConfigDict()
     config.train.batch_size = 64
-    config.train.epochs = 12
+    config.train.epochs = 6
     config.train.log_every_steps = 25
     config.train.checkpoint_every_steps = 250
 

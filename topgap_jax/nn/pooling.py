@@ -1,10 +1,10 @@
 """Pooling of a class activation map: the mean of the k largest values (Top-GAP) and the plain mean (GAP).
 
-The k largest values need no sorting. Read as integers in the right order, the k-th largest value can be built from
-its highest bits down: a bit is set if at least k values are at or above the result. So the number of passes depends
-on the type alone, not on the values or on k, which may be traced and may differ from row to row; a pass only compares
-and counts: no indices, no gathers, nothing that crosses the batch. To save memory traffic the passes run over one
-byte of each value at a time, two bits in each.
+The k largest values need no sorting. Read as an integer, the k-th largest value can be built from its highest bits
+down: a bit is set if at least k values are at or above the result. So the number of passes depends on the type
+alone, not on the values or on k, which may be traced and may differ from row to row; a pass only compares and
+counts: no indices, no gathers, nothing that crosses the batch. To save memory traffic the passes run over one byte
+of each value at a time, and decide two bits each.
 """
 
 import functools
@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-# Sums run over blocks of this length, then over the blocks' sums: XLA's CPU compiler merges such a short sum with the
-# comparison before it into one vectorised loop, and writes the mask of a longer one to memory. Counts fit int8.
+# Sums run over blocks of this length, then over the blocks' sums: XLA's CPU compiler merges such a short sum with
+# the comparison before it into one vectorised loop, and writes the mask of a longer one to memory. Counts fit int8.
 BLOCK = 16
 
 
@@ -29,18 +29,20 @@ def topk_mean(x: jax.Array, k: ArrayLike, axis: int | Sequence[int] = (1, 2)) ->
         y = \frac{1}{k} \sum_{i=1}^{k} x_{(i)} = \min_t \; t + \frac{1}{k} \sum_j \max(x_j - t, 0),
         \qquad x_{(1)} \ge x_{(2)} \ge \dots
 
-    The gradient is 1/k for every value above the k-th largest, :math:`x_{(k)}`; the values equal to it share the
-    rest evenly. Forward mode, reverse mode and higher orders work (the second derivative in x is zero). A real-valued
-    k is possible too: :math:`k y(k)` is linear between two integers, and :math:`dy/dk = (x_{(k)} - y) / k`.
+    The gradient is 1/k for every value above the k-th largest, :math:`x_{(k)}`; the values equal to it share
+    the rest evenly. Forward mode, reverse mode and higher orders work (the second derivative in x is zero).
+    A real-valued k is possible too: between two integers :math:`k y(k)` is linear, and
+    :math:`dy/dk = (x_{(k)} - y) / k`.
 
-    NaN and infinities rank as in `lax.top_k`: -NaN, -inf, ..., inf, NaN. A NaN with its sign bit set, which is what
-    x86 makes of `inf - inf`, thus ranks last and shows only where k reaches it. Unlike there, -0 equals 0.
+    NaN and infinities rank as in `lax.top_k`: -NaN, -inf, ..., inf, NaN. A NaN with its sign bit set, which is
+    what x86 makes of `inf - inf`, thus ranks last and shows only where k reaches it. Unlike there, -0 equals 0.
 
     Args:
-      x: values `[..., reduced axes, ...]`, floating; `[B, h, w, K]` for a CAM. 16-bit types are summed in float32.
-      k: how many values to average, 1 <= k <= n with n the number of values along `axis`. One number, or an array
-        that broadcasts with the result: per class `[K]`, per image `[B, 1]` or both `[B, K]`. A traced k cannot be
-        checked and is clamped to 1..n.
+      x: values `[..., reduced axes, ...]`, floating; `[B, h, w, K]` for a CAM. 16-bit types are summed in
+        float32.
+      k: how many values to average, 1 <= k <= n with n the number of values along `axis`. One number, or an
+        array that broadcasts with the result: per class `[K]`, per image `[B, 1]` or both `[B, K]`. A traced k
+        cannot be checked and is clamped to 1..n.
       axis: the axes to reduce.
 
     Returns:
@@ -135,7 +137,7 @@ def _mean_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -
     mean = _mean(*primals)
     bits = _ordered_bits(x)
     weight = jnp.where(bits > kth, 1, (k - above) / equal) / k
-    # Chosen, not multiplied by 0: an infinite tangent of a value that is not among the k largest must not count.
+    # Chosen, not multiplied by 0: an infinite tangent of a value outside the k largest must not count.
     mean_dot = jnp.sum(jnp.where(bits < kth, 0, weight * x_dot), 1, keepdims=True)
     mean_dot += k_dot * (_float(kth, x.dtype).astype(k.dtype) - mean) / k
     return mean, mean_dot.astype(x.dtype)
@@ -143,19 +145,29 @@ def _mean_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -
 
 def _kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
     """Ordered bits of the k-th largest value along axis 1, byte by byte from the top."""
-    kth = jnp.zeros_like(_ordered_bits(x[:, :1]))
+    rows, n, columns = x.shape
+    # Where D is small, several positions side by side make the innermost loop long enough for a vector unit.
+    # 224 because the sides of feature maps are products of 2 and 7.
+    abreast = math.gcd(n // BLOCK, 224) if columns < 128 and n % BLOCK == 0 else 1
+    bits = _ordered_bits(x.reshape(rows, n // abreast, abreast * columns))
+    kth = jnp.zeros_like(bits[:, :1])
     for shift in reversed(range(0, 8 * x.dtype.itemsize, 8)):
         # The next byte of the values that agree with kth so far; 0 for those below, 255 for those above.
-        byte = jnp.minimum((jnp.maximum(_ordered_bits(x), kth) - kth) >> shift, 255).astype(jnp.uint8)
+        byte = jnp.minimum((jnp.maximum(bits, kth) - kth) >> shift, 255).astype(jnp.uint8)
         kth += _kth_largest_byte(byte, k).astype(kth.dtype) << shift
-    return kth
+    return kth[:, :, :columns]
 
 
 def _kth_largest_byte(byte: jax.Array, k: jax.Array) -> jax.Array:
+    """byte `[A, n / abreast, abreast * D]`, k `[A, 1, D]` -> `[A, 1, abreast * D]`, every D entries the same."""
+    abreast = byte.shape[2] // k.shape[2]
+
     def decide_two_bits(i: jax.Array, kth: jax.Array) -> jax.Array:
         step = jnp.uint8(64) >> (2 * i).astype(jnp.uint8)
         counts = _sum(*((byte >= kth + step * np.uint8(j)).astype(jnp.int8) for j in (1, 2, 3)))
-        return kth + step * sum((count >= k).astype(jnp.uint8) for count in counts)
+        counts = [c.reshape(-1, abreast, k.shape[2]).sum(1, keepdims=True) for c in counts]
+        digit = sum((count >= k).astype(jnp.uint8) for count in counts)
+        return kth + step * jnp.tile(digit, (1, 1, abreast))
 
     return lax.fori_loop(0, 4, decide_two_bits, jnp.zeros_like(byte[:, :1]))
 

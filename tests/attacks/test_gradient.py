@@ -247,6 +247,8 @@ class TestWork:
         assert sorted(count for count, *_ in traces) == [16, 32, 64, 64]
         attacks.pgd(network, images[:100], labels[:100], eps=0.06, steps=7, step_size=0.01, key=3)
         attacks.pgd(other_checkpoint(network), 0.9 * images, labels, eps=0.05, steps=5, restarts=2)
+        attacks.pgd(network, images, labels, eps=0.05, steps=5, recipe="paper")
+        attacks.fgsm(network, images, labels, eps=0.05)
         assert len(traces) == 4
 
     def test_config_is_complete_and_plain(self, trained):
@@ -255,7 +257,7 @@ class TestWork:
         config = json.loads(json.dumps(result.config))
         assert config == dict(
             attack="pgd", recipe="paper", norm="linf", eps=8 / 255, steps=4, restarts=1, random_start=True,
-            step_size=pytest.approx(8 / 255 / 30), reach=pytest.approx(4 / 30), loss="ce", keep="last",
+            step_size=pytest.approx(8 / 255 / 30), reach=pytest.approx(4 / 30), loss="ce", keep_best=False,
             targeted=False, batch_size=64, key=[0, 5],
         )  # fmt: skip
 

@@ -121,7 +121,7 @@ def test_digits_cover_5_to_15_percent_and_stand_anywhere(splits):
 def test_the_background_goes_with_the_class_as_often_as_wanted(splits):
     for split in ("train", "validation", "in_distribution"):
         own = splits[split].layout.background == splits[split].labels
-        assert abs(own.mean() - 0.65) < 0.04
+        assert abs(own.mean() - 0.75) < 0.04
     for correlation in (0.0, 1.0):
         source = TexturedDigits("train", num_images=300, correlation=correlation)
         assert ((source.layout.background == source.labels) == bool(correlation)).all()

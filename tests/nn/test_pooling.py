@@ -170,6 +170,10 @@ def test_errors_name_the_types():
         topk_mean(normal(), True)
     with pytest.raises(ValueError, match="k=64"):
         topk_mean_reference(normal(), 64)
+    with pytest.raises(ValueError, match="axis 4 is out of bounds"):
+        topk_mean(normal(), 3, axis=(1, 4))
+    with pytest.raises(ValueError, match="repeated axis"):
+        topk_mean(normal(), 3, axis=(1, -3))
 
 
 NAN = np.float32(np.nan)

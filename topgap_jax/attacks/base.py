@@ -212,13 +212,13 @@ class Progress(NamedTuple):
 
 
 class Attack(Protocol):
-    """A pytree: its leaves are the threat model's numbers, its static fields choose the program.
+    """A pytree: its leaves are numbers, its static fields choose the program that `step` compiles to.
 
     A state is a NamedTuple of arrays [B,...] with a field `progress` and whatever else the attack remembers.
     """
 
     def init(self, examples: Examples) -> Any:
-        """The state before the first pass through the network."""
+        """The state before the first pass through the network; called from the host."""
 
     def step(self, logits_fn: LogitsFn, examples: Examples, state: Any) -> Any:
         """One pass through the network; sets `progress.done` where it was the last one."""
@@ -270,15 +270,15 @@ def judge(logits: jax.Array, examples: Examples, loss: str, targeted: bool) -> J
     return Judgement(LOSSES[loss](logits, examples.labels), predictions, predictions != examples.labels)
 
 
-def record(progress: Progress, images: jax.Array, judgement: Judgement, *, keep: str) -> Progress:
-    """Counts a query and keeps its images: keep "last" always, "best" on success or with a higher loss."""
+def record(
+    progress: Progress, images: jax.Array, judgement: Judgement, *, keep_best: jax.Array | bool
+) -> Progress:
+    """Counts a query and keeps its images: always, or with `keep_best` on success or with a higher loss."""
     old = progress._replace(queries=progress.queries + 1)
     new = old._replace(images=images, **judgement._asdict())
-    if keep == "last":
-        return new
     better = (new.success & ~old.success) | ((new.success == old.success) & (new.loss > old.loss))
     # NaN compares false; it is kept for the host to see.
-    return select(better | jnp.isnan(new.loss), new, old)
+    return select(better | jnp.isnan(new.loss) | jnp.logical_not(keep_best), new, old)
 
 
 def select(chosen: jax.Array, new: Any, old: Any) -> Any:

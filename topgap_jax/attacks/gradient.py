@@ -34,20 +34,20 @@ class State(NamedTuple):
 class ProjectedGradient:
     """`x <- project(x + step_size * steepest(grad loss(x)))`, the step of FGSM and PGD; see `base.Attack`.
 
-    With `keep="best"` an example is done at its first success, and the network sees every iterate, the last
-    one included: up to `steps + 1` passes. With `keep="last"` it is done after `steps` passes, and a forward
-    pass judges the last iterate.
+    With `keep_best` an example is done at its first success, and the network sees every iterate, the last one
+    included: up to `steps + 1` passes. Without, it is done after `steps` passes, and a forward pass judges the
+    last iterate. FGSM and every recipe of PGD are one program: only norm, loss and direction compile anew.
     """
 
     eps: float
     step_size: float
     steps: int
+    random_start: bool
+    keep_best: bool
     key: jax.Array
     norm: str = dataclasses.field(metadata={"static": True})
     loss: str = dataclasses.field(metadata={"static": True})
-    keep: str = dataclasses.field(metadata={"static": True})  # "best" | "last"
     targeted: bool = dataclasses.field(metadata={"static": True})
-    random_start: bool = dataclasses.field(metadata={"static": True})
 
     def init(self, examples: Examples) -> State:
         images = examples.images
@@ -63,16 +63,15 @@ class ProjectedGradient:
             return judgement.loss.sum(), judgement
 
         gradient, judgement = jax.grad(total_loss, has_aux=True)(state.images)
-        progress = base.record(state.progress, state.images, judgement, keep=self.keep)
+        progress = base.record(state.progress, state.images, judgement, keep_best=self.keep_best)
         passes = state.passes + 1
-        best = self.keep == "best"
-        done = (progress.success | (passes > self.steps)) if best else passes >= self.steps
+        done = jnp.where(self.keep_best, progress.success | (passes > self.steps), passes >= self.steps)
         moved = state.images + self.step_size * base.NORMS[self.norm].steepest(gradient)
         images = base.project(moved, examples.images, self.eps, self.norm)
         return State(images, passes, progress._replace(done=done))
 
     def conclude(self, logits_fn: Partial, examples: Examples, state: State) -> Progress:
-        if self.keep == "best":
+        if self.keep_best:
             return state.progress
         return _judge_last(self, base.forward(logits_fn, state.images), examples, state)
 
@@ -80,7 +79,7 @@ class ProjectedGradient:
 @jax.jit
 def _judge_last(attack: ProjectedGradient, logits: jax.Array, examples: Examples, state: State) -> Progress:
     judgement = base.judge(logits, examples, attack.loss, attack.targeted)
-    return base.record(state.progress, state.images, judgement, keep="last")
+    return base.record(state.progress, state.images, judgement, keep_best=False)
 
 
 def fgsm(
@@ -116,15 +115,15 @@ def fgsm(
     """
     network, examples = _checked(logits_fn, images, labels, eps, norm, loss, targets, None, batch_size)
     attack = ProjectedGradient(
-        float(eps),
-        float(eps),
-        1,
-        jax.random.key(0),
+        eps=float(eps),
+        step_size=float(eps),
+        steps=1,
+        random_start=False,
+        keep_best=False,
+        key=jax.random.key(0),
         norm=norm,
         loss=loss,
-        keep="last",
         targeted=targets is not None,
-        random_start=False,
     )
     return _run("fgsm", attack, network, examples, restarts=1, batch_size=batch_size)
 
@@ -188,15 +187,15 @@ def pgd(
     if not step_size > 0:
         raise ValueError(f"step_size={step_size} must be positive")
     attack = ProjectedGradient(
-        float(eps),
-        float(step_size),
-        int(steps),
-        key if isinstance(key, jax.Array) else jax.random.key(key),
+        eps=float(eps),
+        step_size=float(step_size),
+        steps=int(steps),
+        random_start=bool(random_start),
+        keep_best=recipe == "strong",
+        key=key if isinstance(key, jax.Array) else jax.random.key(key),
         norm=norm,
         loss=loss,
-        keep="best" if recipe == "strong" else "last",
         targeted=targets is not None,
-        random_start=random_start,
     )
     return _run("pgd", attack, network, examples, restarts=restarts, batch_size=batch_size, recipe=recipe)
 

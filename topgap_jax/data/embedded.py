@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
 SPLITS = ("train", "validation", "in_distribution", "shifted")
-DEFAULT_NUM_IMAGES = {"train": 8000, "validation": 1000, "in_distribution": 2000, "shifted": 4000}
+DEFAULT_NUM_IMAGES = {"train": 16000, "validation": 1000, "in_distribution": 2000, "shifted": 4000}
 
 # One photograph per class, in the order of the classes.
 PHOTOGRAPHS = (
@@ -68,7 +68,7 @@ class TexturedDigits:
         split: "train", "validation" (held-out digits, otherwise like "train"), "in_distribution" (test digits
             on test backgrounds, correlated as in training) or "shifted" (the same, but with a background that
             is independent of the class).
-        num_images: N; by default 8000, 1000, 2000 and 4000, in the order of the splits above.
+        num_images: N; by default 16000, 1000, 2000 and 4000, in the order of the splits above.
         size: height and width of the pictures in pixels, at most 100.
         object_size: height of an upright digit in pixels, from 8 to 2/3 of `size`.
         correlation: probability that the background is the class's own; else it is any of the other nine.
@@ -95,8 +95,8 @@ class TexturedDigits:
         num_images: int | None = None,
         size: int = 48,
         object_size: int = 24,
-        correlation: float = 0.65,
-        contrast: Sequence[float] = (0.4, 0.7),
+        correlation: float = 0.75,
+        contrast: Sequence[float] = (0.5, 0.7),
         seed: int = 0,
     ) -> None:
         if split not in SPLITS:
@@ -146,7 +146,7 @@ def draw_layout(
         angle=_between(u[:, 7], -0.2, 0.2),
         scale=_between(u[:, 8:9], 0.94, 1.06) * _between(u[:, 9:11], 0.96, 1.04),
         contrast=_between(u[:, 11], *contrast) * np.where(u[:, 12] < 0.5, -1, 1),
-        opacity=_between(u[:, 13], 0.8, 1.0),
+        opacity=_between(u[:, 13], 0.9, 1.0),
         # A hue: three waves that add up to no grey.
         tint=_between(u[:, 14:15], 0, 0.2) * np.cos(2 * np.pi * (u[:, 15:16] + np.array([0, 1 / 3, 2 / 3]))),
     )

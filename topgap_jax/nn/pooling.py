@@ -1,10 +1,10 @@
 """Pooling of a class activation map: the mean of the k largest values (Top-GAP) and the plain mean (GAP).
 
-The k largest values need no sorting. Read as an integer, the k-th largest value can be built from its highest bits
-down: a bit is set if at least k values are at or above the result. So the number of passes depends on the type
-alone, not on the values or on k, which may be traced and may differ from row to row; a pass only compares and
-counts: no indices, no gathers, nothing that crosses the batch. To save memory traffic the passes run over one byte
-of each value at a time, and decide two bits each.
+The k largest values need no sorting. Read as an integer, the k-th largest value can be built from its highest
+bits down: a bit is set if at least k values are at or above the result. So the number of passes depends on
+the type alone, not on the values or on k, which may be traced and may differ from row to row; a pass only
+compares and counts: no indices, no gathers, nothing that crosses the batch. To save memory traffic the passes
+run over one byte of each value at a time, and decide two bits each.
 """
 
 import functools
@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
+from numpy.lib.array_utils import normalize_axis_tuple
 
-# Sums run over blocks of this length, then over the blocks' sums: XLA's CPU compiler merges such a short sum with
-# the comparison before it into one vectorised loop, and writes the mask of a longer one to memory. Counts fit int8.
+# Sums run over blocks of this length, then over the blocks' sums: XLA's CPU compiler merges such a short sum
+# with the comparison before it into one vectorised loop; of a longer one it first writes the mask to memory.
+# A block's count fits int8.
 BLOCK = 16
 
 
@@ -34,15 +36,16 @@ def topk_mean(x: jax.Array, k: ArrayLike, axis: int | Sequence[int] = (1, 2)) ->
     A real-valued k is possible too: between two integers :math:`k y(k)` is linear, and
     :math:`dy/dk = (x_{(k)} - y) / k`.
 
-    NaN and infinities rank as in `lax.top_k`: -NaN, -inf, ..., inf, NaN. A NaN with its sign bit set, which is
-    what x86 makes of `inf - inf`, thus ranks last and shows only where k reaches it. Unlike there, -0 equals 0.
+    NaN and infinities rank as in `lax.top_k`: -NaN, -inf, ..., inf, NaN. A NaN with its sign bit set, which
+    is what x86 makes of `inf - inf`, thus ranks last and shows only where k reaches it. Unlike there, -0
+    equals 0.
 
     Args:
       x: values `[..., reduced axes, ...]`, floating; `[B, h, w, K]` for a CAM. 16-bit types are summed in
         float32.
-      k: how many values to average, 1 <= k <= n with n the number of values along `axis`. One number, or an
-        array that broadcasts with the result: per class `[K]`, per image `[B, 1]` or both `[B, K]`. A traced k
-        cannot be checked and is clamped to 1..n.
+      k: how many values to average, 1 <= k <= n with n the number of values along `axis`. One number, or
+        an array that broadcasts with the result: per class `[K]`, per image `[B, 1]` or both `[B, K]`.
+        A traced k cannot be checked and is clamped to 1..n.
       axis: the axes to reduce.
 
     Returns:
@@ -85,8 +88,7 @@ def gap(x: jax.Array, axis: int | Sequence[int] = (1, 2)) -> jax.Array:
 
 def _reduced(x: jax.Array, axis: int | Sequence[int]) -> tuple[tuple[int, ...], int]:
     """The axes to reduce, in order and counted from the front, and the number of values along them."""
-    given = (axis,) if isinstance(axis, int) else axis
-    axes = tuple(sorted(range(x.ndim)[a] for a in given))
+    axes = tuple(sorted(normalize_axis_tuple(axis, x.ndim)))
     return axes, math.prod(x.shape[a] for a in axes)
 
 
@@ -98,8 +100,9 @@ def _check(x: jax.Array, k: ArrayLike, n: int) -> None:
         raise TypeError(f"k must be integer or floating, not {k_dtype}")
     if isinstance(k, jax.core.Tracer):
         return
-    outside = [value for value in np.asarray(k).flat if not 1 <= value <= n]
-    if outside:
+    values = np.asarray(k)
+    outside = values[~((values >= 1) & (values <= n))]
+    if outside.size:
         raise ValueError(f"k={outside[0]} does not fit the {n} values of x {list(x.shape)}: 1 <= k <= {n}")
 
 
@@ -159,7 +162,7 @@ def _kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _kth_largest_byte(byte: jax.Array, k: jax.Array) -> jax.Array:
-    """byte `[A, n / abreast, abreast * D]`, k `[A, 1, D]` -> `[A, 1, abreast * D]`, every D entries the same."""
+    """byte `[A, n / abreast, abreast * D]`, k `[A, 1, D]` -> `[A, 1, abreast * D]`, one result repeated."""
     abreast = byte.shape[2] // k.shape[2]
 
     def decide_two_bits(i: jax.Array, kth: jax.Array) -> jax.Array:

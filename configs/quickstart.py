@@ -44,7 +44,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.attacks = ("fgsm", "pgd20_paper", "pgd50_strong")
-    config.evaluation.attack_eps = 8 / 255
+    # At 8/255 the strongest attack leaves a quarter of the plain twin standing, since the digits are high in
+    # contrast; at 16/255 nothing undefended survives it.
+    config.evaluation.attack_eps = 16 / 255
     config.evaluation.attack_examples = 512
 
     # The twin: the unmodified classifier, trained in the same way.

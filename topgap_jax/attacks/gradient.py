@@ -34,9 +34,9 @@ class State(NamedTuple):
 class ProjectedGradient:
     """`x <- project(x + step_size * steepest(grad loss(x)))`, the step of FGSM and PGD; see `base.Attack`.
 
-    With `keep_best` an example is done at its first success, and the network sees every iterate, the last one
-    included: up to `steps + 1` passes. Without, it is done after `steps` passes, and a forward pass judges the
-    last iterate. FGSM and every recipe of PGD are one program: only norm, loss and direction compile anew.
+    With `keep_best` an example is done at its first success, and the network sees every iterate, the last
+    one included: up to `steps + 1` passes. Without, it is done after `steps` passes, and a forward pass
+    judges the last iterate. FGSM and both recipes of PGD are one program; norm, loss, targets compile anew.
     """
 
     eps: float

@@ -1,6 +1,11 @@
 """The main job in small: a Top-GAP network and its twin with plain GAP on textured digits.
 
 Command:  python main.py --config=configs/quickstart.py --workdir=runs/quickstart
+Hardware: two CPU cores
+Time:     about 4 minutes, with training (1 to 1.5 minutes each), evaluation and compilation
+Expected: 0.96 to 0.97 accuracy in distribution for both, 4 to 5 points less under the shifted background
+Choices:  ours, since the paper does not state them. k=48 is about the share of the 12x12 CAM that a digit's
+          bounding box with a margin of one position covers; l1=1 is the paper's lambda.
 """
 
 import ml_collections

@@ -145,5 +145,5 @@ def test_bad_images():
         model(jnp.zeros((1, 24, 24, 3), jnp.uint8))
     with pytest.raises(ValueError, match=r"shape \[B, H, W, 3\], not \[24, 24, 3\]"):
         model(jnp.zeros((24, 24, 3)))
-    with pytest.raises(ValueError, match="k=9 does not fit the CAM of 2x4 positions"):
+    with pytest.raises(ValueError, match="k=9 does not fit the CAM of 1x2 positions"):
         model(jnp.zeros((1, 4, 8, 3)))

@@ -168,7 +168,7 @@ def _kth_largest_byte(byte: jax.Array, k: jax.Array) -> jax.Array:
     def decide_two_bits(i: jax.Array, kth: jax.Array) -> jax.Array:
         step = jnp.uint8(64) >> (2 * i).astype(jnp.uint8)
         counts = _sum(*((byte >= kth + step * np.uint8(j)).astype(jnp.int8) for j in (1, 2, 3)))
-        counts = [c.reshape(-1, abreast, k.shape[2]).sum(1, keepdims=True) for c in counts]
+        counts = _sum(*(c.reshape(-1, abreast, k.shape[2]) for c in counts))
         digit = sum((count >= k).astype(jnp.uint8) for count in counts)
         return kth + step * jnp.tile(digit, (1, 1, abreast))
 
@@ -185,8 +185,9 @@ def _sum(*arrays: jax.Array) -> list[jax.Array]:
 
 def _sum_blocks(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """`[A, n, D]` -> `[A, ceil(n / BLOCK), D]`."""
-    padded = [jnp.pad(a, ((0, 0), (0, -a.shape[1] % BLOCK), (0, 0))) for a in arrays]
-    blocks = [a.reshape(a.shape[0], BLOCK, -1, a.shape[2]) for a in padded]
+    block = min(BLOCK, arrays[0].shape[1])
+    padded = [jnp.pad(a, ((0, 0), (0, -a.shape[1] % block), (0, 0))) for a in arrays]
+    blocks = [a.reshape(a.shape[0], block, -1, a.shape[2]) for a in padded]
     zeros = [np.zeros((), a.dtype) for a in arrays]
     return lax.reduce(blocks, zeros, lambda a, b: list(map(lax.add, a, b)), (1,))
 

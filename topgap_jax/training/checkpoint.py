@@ -60,27 +60,33 @@ class Checkpoints:
 
         `template` says shapes, dtypes and shardings. Unreadable checkpoints are passed over with a warning.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        unreadable = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(_abstract(template)),
-                        batches=grain.checkpoint.CheckpointRestore(batches),
-                    ),
-                )
+                state = self._read(step, template, batches)
             except Exception as error:  # whatever a damaged file makes its reader raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 logger.warning("checkpoint %d in %s cannot be read (%s)", step, self.directory, reason)
-                self._manager.delete(step)
+                unreadable.append(step)
                 continue
-            return restored["state"]
-        if steps:
-            raise RuntimeError(
-                f"no checkpoint in {self.directory} can be read; remove the folder to start anew"
-            )
+            self._put_aside(unreadable)
+            return state
+        if unreadable:
+            raise RuntimeError(f"no checkpoint in {self.directory} can be read; remove it to start anew")
         return None
+
+    def _read(self, step: int, template: TrainState, batches: grain.DatasetIterator) -> TrainState:
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_abstract(template)),
+            batches=grain.checkpoint.CheckpointRestore(batches),
+        )
+        return self._manager.restore(step, args=arguments)["state"]
+
+    def _put_aside(self, steps: list[int]) -> None:
+        """Makes room for these steps to be written anew, and deletes nothing."""
+        for step in steps:
+            (self.directory / str(step)).rename(self.directory / f"unreadable-{step}")
+        self._manager.reload()
 
     def restore_best(self, template: TrainState) -> TrainState:
         """The state with the highest validation accuracy, or the newest where none was measured."""

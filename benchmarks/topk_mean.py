@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -83,10 +84,12 @@ def measure(functions: dict[tuple[str, str], Callable], x: jax.Array) -> dict[st
     """Median milliseconds by mode and pool."""
     slowest = max(seconds(function, x) for function in functions.values())
     rounds = int(np.clip(SECONDS / slowest, *ROUNDS))
-    times = {key: [] for key in functions}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in functions}
+    order = random.Random(0)
     for _ in range(rounds):
-        for key, function in functions.items():
-            times[key].append(seconds(function, x))
+        # Shuffled, because a contender's memory traffic slows down the one after it.
+        for key in order.sample(list(functions), len(functions)):
+            times[key].append(seconds(functions[key], x))
     return {mode: {pool: 1000 * statistics.median(times[pool, mode]) for pool in POOLS} for mode in MODES}
 
 

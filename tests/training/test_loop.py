@@ -124,6 +124,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         (changed(data={"train": "training"}), "training"),
         (changed(data={"augment": ("flip",)}), "flip"),
         (changed(train={"batch_size": 200}), "train.batch_size=200 is more than the 96 examples"),
+        (changed(train={"epochs": 0}), "train.epochs=0 must be at least 1"),
+        (changed(train={"log_every_steps": 0}), "train.log_every_steps=0 must be at least 1"),
+        (changed(loss={"class_weights": (1.0, 2.0)}), "loss.class_weights has 2 values for 10 classes"),
+        (changed(loss={"l1": -1.0}), "loss.l1=-1.0 must not be negative"),
+        (changed(loss={"label_smoothing": 1.0}), r"loss.label_smoothing=1.0 is outside \[0, 1\)"),
         (changed(mesh={"data": 3}), "mesh data=3 x fsdp=1 needs 3 devices; there are 1"),
         (changed(evaluation={"attacks": ("pgd",)}), "unknown attack 'pgd'; there are: fgsm, pgd20_paper"),
         (

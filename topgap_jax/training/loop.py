@@ -81,6 +81,7 @@ def prepare(config: ml_collections.FrozenConfigDict, directory: Path) -> Run:
     check_batch_size(mesh, "train.batch_size", config.train.batch_size)
     check_batch_size(mesh, "evaluation.batch_size", config.evaluation.batch_size)
     check_evaluation(config.evaluation)
+    check_counts(config.train)
     augmentation(config.data.augment)
     sources = load_sources(config.data)
     source = sources[config.data.train]
@@ -94,6 +95,7 @@ def prepare(config: ml_collections.FrozenConfigDict, directory: Path) -> Run:
         num_classes=source.num_classes, in_channels=image_shape[-1], seed=config.seed, **config.model
     )
     check_size_prior(model, image_shape)
+    check_loss(config.loss, source.num_classes)
     steps_per_epoch = len(source) / config.train.batch_size
     steps = round(config.train.epochs * steps_per_epoch)
     make_optimizer(config.optimizer, steps)
@@ -115,6 +117,24 @@ def check_size_prior(model: Classifier, image_shape: tuple[int, ...]) -> None:
             f"k={k} is larger than the CAM: images of {image_shape[0]}x{image_shape[1]} give "
             f"{height}x{width} = {height * width} positions with this model"
         )
+
+
+def check_counts(config: Any) -> None:
+    """Raises a ValueError for a count in `config` (the field `train`) below 1."""
+    for name, value in config.items():
+        if value < 1:
+            raise ValueError(f"train.{name}={value} must be at least 1")
+
+
+def check_loss(config: Any, num_classes: int) -> None:
+    """Raises a ValueError if `config` (the field `loss`) does not fit the classes."""
+    if config.l1 < 0:
+        raise ValueError(f"loss.l1={config.l1} must not be negative")
+    if not 0 <= config.label_smoothing < 1:
+        raise ValueError(f"loss.label_smoothing={config.label_smoothing} is outside [0, 1)")
+    if config.class_weights and len(config.class_weights) != num_classes:
+        given = len(config.class_weights)
+        raise ValueError(f"loss.class_weights has {given} values for {num_classes} classes")
 
 
 def train(run: Run) -> TrainState:

@@ -56,6 +56,22 @@ def test_gradient(k):
     assert_same(gradient(topk_mean, x, k), gradient(topk_mean_reference, x, k))
 
 
+SIDES = (1, 2, 4, 7, 8, 12, 14, 16, 20, 24, 28, 32, 48, 56, 64)
+# 16 positions for every divisor of 224: the lengths at which one block of sums is all there is.
+LENGTHS = tuple(16 * divisor for divisor in (1, 2, 4, 7, 8, 14, 16, 28, 32, 56, 112, 224))
+
+
+@pytest.mark.parametrize("n", sorted({side * side for side in SIDES} | set(LENGTHS)))
+def test_every_size_of_map(n):
+    # A large mean: all values share their upper bytes, so that counts reach n.
+    x = normal((2, n, 3)) + 5
+    k = max(n // 4, 1)
+    value, grad = jax.jit(jax.value_and_grad(lambda x: topk_mean(x, k, axis=1).sum()))(x)
+    expected = topk_mean_reference(x, k, axis=1)
+    np.testing.assert_allclose(value, expected.sum(), rtol=2e-6)
+    np.testing.assert_array_equal((grad > 0).sum(1), k)
+
+
 @pytest.mark.parametrize("k", [1, 17])
 def test_float64(k):
     with jax.enable_x64(True):

@@ -176,10 +176,11 @@ def _kth_largest_byte(byte: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _sum(*arrays: jax.Array) -> list[jax.Array]:
-    """Sums over axis 1, in one pass over all arrays; int8 is summed in int32."""
-    sums = _sum_blocks(arrays)
+    """Sums over axis 1, in one pass over all arrays; integers come back as int32."""
+    # An int8 holds the sum of one block, and no more.
+    sums = [a.astype(jnp.promote_types(a.dtype, jnp.int32)) for a in _sum_blocks(arrays)]
     while sums[0].shape[1] > 1:
-        sums = _sum_blocks([a.astype(jnp.promote_types(a.dtype, jnp.int32)) for a in sums])
+        sums = _sum_blocks(sums)
     return sums
 
 

@@ -18,6 +18,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from topgap_jax.nn.precision import sum_dtype
+
 # Sums run over blocks of this length, then over the blocks' sums: XLA's CPU compiler merges such a short sum
 # with the comparison before it into one vectorised loop; of a longer one it first writes the mask to memory.
 # A block's count fits int8.
@@ -63,7 +65,7 @@ def topk_mean(x: jax.Array, k: ArrayLike, axis: int | Sequence[int] = (1, 2)) ->
     kept = [size for i, size in enumerate(x.shape) if i not in axes]
     before, after = math.prod(kept[: axes[0]]), math.prod(kept[axes[0] :])
     x = jnp.moveaxis(x, axes, range(axes[0], axes[0] + len(axes)))  # of a CAM nothing moves
-    k = jnp.clip(jnp.asarray(k).astype(_sum_dtype(x)), 1, n)
+    k = jnp.clip(jnp.asarray(k).astype(sum_dtype(x)), 1, n)
     k = jnp.broadcast_to(k, kept).reshape(before, 1, after)
     only_largest = known_k is not None and bool((known_k == 1).all())
     return _topk_mean(x.reshape(before, n, after), k, only_largest).reshape(kept)
@@ -78,12 +80,12 @@ def topk_mean_reference(x: jax.Array, k: int, axis: int | Sequence[int] = (1, 2)
     _check(x, k, n)
     rows = jnp.moveaxis(x, axes, range(-len(axes), 0))
     rows = rows.reshape(*rows.shape[: -len(axes)], n)
-    return lax.top_k(rows, k)[0].mean(-1, dtype=_sum_dtype(x)).astype(x.dtype)
+    return lax.top_k(rows, k)[0].mean(-1, dtype=sum_dtype(x)).astype(x.dtype)
 
 
 def gap(x: jax.Array, axis: int | Sequence[int] = (1, 2)) -> jax.Array:
     """Global average pooling: the mean over `axis`, summed in float32 at least, in the dtype of x."""
-    return x.mean(axis, dtype=_sum_dtype(x)).astype(x.dtype)
+    return x.mean(axis, dtype=sum_dtype(x)).astype(x.dtype)
 
 
 def _reduced(x: jax.Array, axis: int | Sequence[int]) -> tuple[tuple[int, ...], int]:
@@ -104,10 +106,6 @@ def _check(x: jax.Array, k: ArrayLike, n: int) -> None:
     outside = values[~((values >= 1) & (values <= n))]
     if outside.size:
         raise ValueError(f"k={outside[0]} does not fit the {n} values of x {list(x.shape)}: 1 <= k <= {n}")
-
-
-def _sum_dtype(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="only_largest")

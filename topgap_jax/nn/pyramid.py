@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from topgap_jax.nn.dropout import dropout
+
 # PyTorch's default. The maps that come in are not normalised: a larger start makes the first steps unstable.
 kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -52,12 +54,7 @@ class PyramidHead(nnx.Module):
         if not drop and self.classifier.out_features < self.classifier.in_features:
             return self._composed(features)
         total = sum_upsampled([lateral(x) for lateral, x in zip(self.laterals, features, strict=True)])
-        if drop:
-            if key is None:
-                raise ValueError(f"a model with dropout={self.dropout} needs a key while training")
-            keep = jax.random.bernoulli(key, 1 - self.dropout, total.shape)
-            total = jnp.where(keep, total / (1 - self.dropout), 0).astype(total.dtype)
-        return self.classifier(total)
+        return self.classifier(dropout(total, self.dropout, train=train, key=key))
 
     def _composed(self, features: Sequence[jax.Array]) -> jax.Array:
         """The same function, with each 3x3 kernel multiplied by the 1x1 kernel beforehand."""

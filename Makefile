@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test test-slow lint benchmarks clean
+.PHONY: quickstart test test-slow parity golden lint benchmarks clean
 
 quickstart: .venv/runtime
 	$(BIN)/python main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -13,6 +13,12 @@ test: .venv/dev
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
+
+parity: .venv-parity/done
+	.venv-parity/bin/python -m pytest tests/parity
+
+golden: .venv-parity/done
+	PYTHONPATH=tests .venv-parity/bin/python tests/golden/write.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -36,5 +42,12 @@ benchmarks: .venv/dev
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
+.venv-parity/done: requirements-parity.txt requirements-dev.txt requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --upgrade pip
+	.venv-parity/bin/python -m pip install --quiet -r requirements-parity.txt --editable .
+	.venv-parity/bin/python -m pip install --quiet --no-deps robustbench==1.1.1
+	touch $@
+
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv .venv-parity runs build dist *.egg-info

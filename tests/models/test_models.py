@@ -54,10 +54,12 @@ def test_logits_are_the_pooled_cam(images):
 
 def test_original_head_is_gap_and_a_linear_layer(images):
     model = tg.create_model("resnet_narrow", 5, head="original")
-    model.head.bias[...] = jnp.arange(5.0)
+    model.head.classifier.bias[...] = jnp.arange(5.0)
     out = model(images)
     np.testing.assert_allclose(
-        out.logits, out.features[-1].mean((1, 2)) @ model.head.kernel[...] + jnp.arange(5.0), atol=1e-5
+        out.logits,
+        out.features[-1].mean((1, 2)) @ model.head.classifier.kernel[...] + jnp.arange(5.0),
+        atol=1e-5,
     )
     np.testing.assert_allclose(out.logits, out.cam.mean((1, 2)) + jnp.arange(5.0), atol=1e-5)
 
@@ -65,7 +67,7 @@ def test_original_head_is_gap_and_a_linear_layer(images):
 def test_the_positive_cam_of_the_original_head_is_grad_cam(images):
     model = tg.create_model("resnet_narrow", 5, head="original")
     out, labels = model(images), jnp.array([1, 4])
-    maps = grad_cam(lambda features: model.head(features.mean((1, 2))), out.features[-1], labels)
+    maps = grad_cam(lambda features: model.head(features)[0], out.features[-1], labels)
     positions = out.cam.shape[1] * out.cam.shape[2]
     ours = jax.nn.relu(jnp.take_along_axis(out.cam, labels[:, None, None, None], -1)[..., 0])
     np.testing.assert_allclose(ours, maps * positions, atol=1e-5)
@@ -112,11 +114,11 @@ def test_bfloat16_is_close_to_float32(images):
 
 def test_training_updates_the_statistics_and_evaluation_does_not(images):
     model = tg.create_model("preact_resnet18", 5, k=9)
-    before = np.array(model.backbone.bn.mean[...])
+    before = np.array(model.backbone.final_norm.mean[...])
     model(images)
-    np.testing.assert_array_equal(model.backbone.bn.mean[...], before)
+    np.testing.assert_array_equal(model.backbone.final_norm.mean[...], before)
     model(images, train=True)
-    assert not np.array_equal(model.backbone.bn.mean[...], before)
+    assert not np.array_equal(model.backbone.final_norm.mean[...], before)
 
 
 @pytest.mark.parametrize(
@@ -125,13 +127,16 @@ def test_training_updates_the_statistics_and_evaluation_does_not(images):
         ({"name": "resnet19"}, r"unknown model 'resnet19'; there are: .*resnet18"),
         ({"head": "fpn"}, "unknown head 'fpn'; there are: pyramid, last, original"),
         ({"pool": "max"}, "unknown pool 'max'; there are: topk, mean"),
-        ({"dtype": "float16"}, "unknown dtype 'float16'; there are: float32, bfloat16"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'; there are: float32, bfloat16, float64"),
         ({"head": "original", "pool": "topk"}, 'pools by "mean", not by "topk"'),
+        ({"dtype": "float64"}, "needs jax.config.update"),
         ({"num_classes": 1}, "num_classes=1 is too small: at least 2"),
         ({"k": 0}, "k=0 is too small: at least 1"),
         ({"dropout": 1.0}, r"dropout=1.0 is outside \[0, 1\)"),
         ({"mean": (0.5,)}, r"mean=\(0.5,\) has 1 values for 3 image channels"),
-        ({"pretrained": "imagenet"}, "no pretrained weights"),
+        ({"drop_path": 1.5}, r"drop_path=1.5 is outside \[0, 1\)"),
+        ({"block_dropout": 0.1}, "block_dropout=0.1: resnet_narrow was published without it"),
+        ({"pretrained": "imagenet"}, "'imagenet' is neither a file of weights .* nor hf:OWNER/NAME"),
     ],
 )
 def test_bad_settings(settings, message):

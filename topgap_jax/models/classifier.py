@@ -1,13 +1,15 @@
 """Backbone and head: one forward pass gives the prediction and its explanation."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from topgap_jax.models.features import Backbone
+from topgap_jax.models.features import Backbone, OriginalHead
+from topgap_jax.nn.dropout import fold
 from topgap_jax.nn.pooling import topk_mean
+from topgap_jax.nn.precision import sum_dtype
 from topgap_jax.nn.pyramid import PyramidHead, kernel_init
 
 HEADS = ("pyramid", "last", "original")
@@ -17,7 +19,7 @@ POOLS = ("topk", "mean")
 class ModelOutput(NamedTuple):
     """What a forward pass returns."""
 
-    logits: jax.Array  # [B, K] float32
+    logits: jax.Array  # [B, K] float32 (float64 if the model is)
     cam: jax.Array  # [B, h, w, K], before pooling and without scaling
     features: tuple[jax.Array, ...]  # the backbone's maps [B, h_i, w_i, C_i], largest first
 
@@ -33,10 +35,11 @@ class Classifier(nnx.Module):
       backbone: maps normalised images to a tuple of maps and declares `feature_info`.
       num_classes: K.
       head: "pyramid" (the paper's), "last" (1x1 convolution on the last map: the ablation without pyramid) or
-        "original" (global average pooling and a linear layer; its CAM is that of Zhou et al., 2015).
+        "original" (the network's own classifier; its CAM is that of Zhou et al., 2015).
       pool: "topk" (Top-GAP, definition 3.5) or "mean" (GAP, definition 3.2).
       k: positions of the CAM that are averaged, with `pool="topk"`.
-      pyramid_channels, dropout: of the pyramid head.
+      pyramid_channels: filters of the pyramid head.
+      dropout: rate in the pyramid head, or in the original one.
       mean, std: per input channel, in units of the image range [0, 1].
       dtype: of the computation; parameters and statistics stay float32.
     """
@@ -61,7 +64,8 @@ class Classifier(nnx.Module):
         self.head_name, self.pool = head, pool
         self.mean, self.std, self.dtype = mean, std, dtype
         self.k = PixelConstraint(jnp.int32(k))
-        self.head: PyramidHead | nnx.Conv | nnx.Linear
+        self.settings: tuple[tuple[str, Any], ...] = ()  # the arguments of `create_model`, for `save_model`
+        self.head: PyramidHead | nnx.Conv | OriginalHead
         if head == "pyramid":
             self.head = PyramidHead(
                 channels, num_classes, channels=pyramid_channels, dropout=dropout, dtype=dtype, rngs=rngs
@@ -71,14 +75,15 @@ class Classifier(nnx.Module):
                 channels[-1], num_classes, (1, 1), kernel_init=kernel_init, dtype=dtype, rngs=rngs
             )
         else:
-            self.head = nnx.Linear(channels[-1], num_classes, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+            self.head = backbone.original_head(num_classes, dropout=dropout, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, images: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> ModelOutput:
         """Classifies `images`, `[B, H, W, C]` float in [0, 1] (normalisation happens inside).
 
-        With `train=True` BatchNorm uses and updates the batch's statistics, and `key` draws the dropout mask.
+        With `train=True` BatchNorm uses and updates the batch's statistics, and `key` draws what dropout and
+        stochastic depth drop.
 
         Raises:
           ValueError: images of an integer dtype or of another shape, or a k outside 1..h*w (only where k is
@@ -86,16 +91,14 @@ class Classifier(nnx.Module):
         """
         self._check(images)
         x = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-        features = self.backbone(x.astype(self.dtype), train=train)
-        if isinstance(self.head, nnx.Linear):
-            pooled = features[-1].mean((1, 2), dtype=jnp.float32).astype(self.dtype)
-            # The CAM of Zhou et al. leaves out the bias. Where nobody uses it, XLA does not compute it.
-            cam = features[-1] @ self.head.kernel[...].astype(self.dtype)
-            return ModelOutput(self.head(pooled).astype(jnp.float32), cam, features)
-        if isinstance(self.head, PyramidHead):
-            cam = self.head(features, train=train, key=key)
-        else:
+        features = self.backbone(x.astype(self.dtype), train=train, key=fold(key, 0))
+        if isinstance(self.head, nnx.Conv):
             cam = self.head(features[-1])
+        elif isinstance(self.head, PyramidHead):
+            cam = self.head(features, train=train, key=fold(key, 1))
+        else:
+            logits, cam = self.head(features[-1], train=train, key=fold(key, 1))
+            return ModelOutput(logits.astype(sum_dtype(logits)), cam, features)
         return ModelOutput(self._pooled(cam), cam, features)
 
     def cam_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -106,8 +109,8 @@ class Classifier(nnx.Module):
 
     def _pooled(self, cam: jax.Array) -> jax.Array:
         if self.pool == "topk":
-            return topk_mean(cam, self._pixels(cam)).astype(jnp.float32)
-        return cam.mean((1, 2), dtype=jnp.float32)
+            return topk_mean(cam, self._pixels(cam)).astype(sum_dtype(cam))
+        return cam.mean((1, 2), dtype=sum_dtype(cam))
 
     def _pixels(self, cam: jax.Array) -> jax.Array | int:
         """k as it is under a trace, else as an `int` that `topk_mean` can check."""

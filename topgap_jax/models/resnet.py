@@ -1,4 +1,4 @@
-"""ResNet (He et al., 2015), in the form of torchvision and timm."""
+"""ResNet (He et al., 2015), in the form of torchvision and timm, and with a stem for CIFAR."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,27 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from topgap_jax.models.features import FeatureInfo
+from topgap_jax.models.features import FeatureInfo, drop_path_rates, run_blocks
+from topgap_jax.nn.conv import conv
+from topgap_jax.nn.dropout import drop_path, fold
+from topgap_jax.nn.linear_head import LinearHead
 from topgap_jax.nn.norm import BatchNorm
-
-he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def conv(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, dtype: jnp.dtype, rngs: nnx.Rngs
-) -> nnx.Conv:
-    """A convolution without bias and with PyTorch's symmetric padding."""
-    return nnx.Conv(
-        in_channels,
-        out_channels,
-        (kernel, kernel),
-        strides=stride,
-        padding=kernel // 2,
-        use_bias=False,
-        kernel_init=he_normal,
-        dtype=dtype,
-        rngs=rngs,
-    )
 
 
 class BasicBlock(nnx.Module):
@@ -35,16 +19,20 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, width: int, stride: int, rate: float, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
+        self.drop_path = rate
         self.conv1 = conv(in_channels, width, 3, stride, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width)
         self.conv2 = conv(width, width, 3, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(width)
         self.downsample = Downsample(in_channels, width, stride, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
         y = jax.nn.relu(self.bn1(self.conv1(x), train=train))
         y = self.bn2(self.conv2(y), train=train)
+        y = drop_path(y, self.drop_path, train=train, key=key)
         return jax.nn.relu(y + self.downsample(x, train=train))
 
 
@@ -53,8 +41,11 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, in_channels: int, width: int, stride: int, rate: float, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         out_channels = width * self.expansion
+        self.drop_path = rate
         self.conv1 = conv(in_channels, width, 1, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width)
         self.conv2 = conv(width, width, 3, stride, dtype=dtype, rngs=rngs)
@@ -63,10 +54,11 @@ class Bottleneck(nnx.Module):
         self.bn3 = BatchNorm(out_channels)
         self.downsample = Downsample(in_channels, out_channels, stride, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
         y = jax.nn.relu(self.bn1(self.conv1(x), train=train))
         y = jax.nn.relu(self.bn2(self.conv2(y), train=train))
         y = self.bn3(self.conv3(y), train=train)
+        y = drop_path(y, self.drop_path, train=train, key=key)
         return jax.nn.relu(y + self.downsample(x, train=train))
 
 
@@ -94,6 +86,8 @@ class ResNet(nnx.Module):
       stem: "imagenet" (7x7 stride 2, then 3x3 max pooling with stride 2), "half" (3x3 stride 2) or "cifar"
         (3x3 stride 1).
       stem_channels: by default those of the first stage.
+      drop_path: stochastic depth of the last block.
+      remat: recompute every block in the backward pass instead of keeping its activations.
     """
 
     def __init__(
@@ -106,45 +100,75 @@ class ResNet(nnx.Module):
         stem: str = "imagenet",
         stem_channels: int | None = None,
         in_channels: int = 3,
+        drop_path: float = 0.0,
+        remat: bool = False,
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
         kernel, stride = {"imagenet": (7, 2), "half": (3, 2), "cifar": (3, 1)}[stem]
         channels = stem_channels or widths[0]
+        self.remat = remat
         self.max_pool = stem == "imagenet"
         self.conv1 = conv(in_channels, channels, kernel, stride, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(channels)
 
         total_stride = stride * (2 if self.max_pool else 1)
+        rates = drop_path_rates(drop_path, depths)
         stages, feature_info = [], []
-        for depth, width, first_stride in zip(depths, widths, strides, strict=True):
+        for width, first_stride, stage_rates in zip(widths, strides, rates, strict=True):
             blocks = []
-            for stride in (first_stride, *[1] * (depth - 1)):
-                blocks.append(block(channels, width, stride, dtype=dtype, rngs=rngs))
+            for position, rate in enumerate(stage_rates):
+                stride = first_stride if position == 0 else 1
+                blocks.append(block(channels, width, stride, rate, dtype=dtype, rngs=rngs))
                 channels, total_stride = width * block.expansion, total_stride * stride
             stages.append(nnx.List(blocks))
             feature_info.append(FeatureInfo(channels, total_stride))
         self.stages = nnx.List(stages)
         self.feature_info = tuple(feature_info)
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
         """Normalised images `[B, H, W, C]` to one map `[B, h, w, channels]` per entry of `feature_info`."""
         x = jax.nn.relu(self.bn1(self.conv1(x), train=train))
         if self.max_pool:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         features = []
-        for stage in self.stages:
-            for block in stage:
-                x = block(x, train=train)
+        for index, blocks in enumerate(self.stages):
+            x = run_blocks(blocks, x, train=train, key=fold(key, index), remat=self.remat)
             features.append(x)
         return tuple(features)
+
+    def original_head(
+        self, num_classes: int, *, dropout: float = 0.0, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> LinearHead:
+        """Global average pooling and a linear layer."""
+        return LinearHead(
+            self.feature_info[-1].channels, num_classes, dropout=dropout, dtype=dtype, rngs=rngs
+        )
 
 
 resnet18 = partial(ResNet, (2, 2, 2, 2), BasicBlock)
 resnet34 = partial(ResNet, (3, 4, 6, 3), BasicBlock)
 resnet50 = partial(ResNet, (3, 4, 6, 3), Bottleneck)
+resnet101 = partial(ResNet, (3, 4, 23, 3), Bottleneck)
+resnet152 = partial(ResNet, (3, 8, 36, 3), Bottleneck)
 cifar_resnet18 = partial(resnet18, stem="cifar")
+cifar_resnet34 = partial(resnet34, stem="cifar")
+cifar_resnet50 = partial(resnet50, stem="cifar")
 # A network for 32 to 64 px pictures that trains within two minutes on two cores.
 resnet_narrow = partial(
     ResNet, (1, 1, 1), BasicBlock, widths=(32, 64, 64), strides=(2, 2, 1), stem="half", stem_channels=16
+)
+
+# Keys of timm and torchvision (downsample, fc) and of the CIFAR variant of the literature (shortcut, linear).
+KEYS = (
+    (r"conv1|bn1", r"backbone.\g<0>"),
+    *((rf"layer{i + 1}\.(\d+\.(?:conv|bn)\d)", rf"backbone.stages.{i}.\1") for i in range(4)),
+    *(
+        (rf"layer{i + 1}\.(\d+)\.(?:downsample|shortcut)\.{j}", rf"backbone.stages.{i}.\1.downsample.{name}")
+        for i in range(4)
+        for j, name in enumerate(("conv", "bn"))
+    ),
+    (r"fc|linear", r"head.classifier"),
 )

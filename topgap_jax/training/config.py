@@ -22,7 +22,12 @@ DEFAULTS: dict[str, Any] = {
         "k": 256,
         "pyramid_channels": 256,
         "dropout": 0.0,
+        "block_dropout": 0.0,
+        "drop_path": 0.0,
         "dtype": "float32",
+        "remat": False,
+        "frozen_batch_norm": False,
+        "pretrained": "",  # a file of weights, hf:OWNER/NAME or package:NAME
     },
     "loss": {"l1": 1.0, "label_smoothing": 0.0, "class_weights": ()},
     "data": {
@@ -46,6 +51,8 @@ DEFAULTS: dict[str, Any] = {
         "weight_decay": 5e-4,
         "clip_norm": 0.0,  # 0: no clipping
         "accumulate": 1,  # batches per update
+        "freeze": (),  # regular expressions: parameters whose path starts so are not trained
+        "layer_decay": 1.0,  # of the learning rate, per block of distance from the head
         "ema_decay": 0.0,  # 0: none; else evaluation uses the averaged parameters
     },
     "train": {

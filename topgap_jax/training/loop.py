@@ -10,18 +10,20 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from topgap_jax.data.pipeline import train_batches
 from topgap_jax.data.sources import Source, load_source
 from topgap_jax.data.transforms import augmentation
-from topgap_jax.models import Classifier, create_model
+from topgap_jax.models import Classifier, create_model, save_model
 from topgap_jax.training.checkpoint import Checkpoints, claim
 from topgap_jax.training.config import ConfigError, resolve, twin_of
 from topgap_jax.training.evaluate import check_evaluation, evaluate_run, evaluate_split
+from topgap_jax.training.fine_tuning import frozen_mask
 from topgap_jax.training.mesh import check_batch_size, make_mesh, put_batch, state_sharding
 from topgap_jax.training.metrics import TrainingLog
-from topgap_jax.training.state import TrainState, create_state, make_optimizer, split_model
+from topgap_jax.training.state import TrainState, create_state, evaluated_params, make_optimizer, split_model
 from topgap_jax.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
@@ -42,7 +44,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> None:
 
     Started again with the same arguments after any interruption, it goes on from the last checkpoint and ends
     with the same parameters, to the bit. `workdir` then holds `config.json`, `metrics.jsonl`, `checkpoints/`,
-    `evaluation.json` and `examples.npz`.
+    `model.safetensors`, `evaluation.json` and `examples.npz`.
 
     Args:
       config: fields of `topgap_jax.training.config.DEFAULTS`; the rest keeps its default.
@@ -59,6 +61,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> None:
         raise ConfigError(str(error)) from error
     for run in runs:
         state = train(run)
+        export(run, state)
         evaluate_run(run.config, run.directory, run.mesh, run.model, state, run.sources)
 
 
@@ -99,6 +102,7 @@ def prepare(config: ml_collections.FrozenConfigDict, directory: Path) -> Run:
     steps_per_epoch = len(source) / config.train.batch_size
     steps = round(config.train.epochs * steps_per_epoch)
     make_optimizer(config.optimizer, steps)
+    frozen_mask(split_model(model)[1], config.optimizer.freeze)
     return Run(config, directory, mesh, model, sources, steps, steps_per_epoch)
 
 
@@ -164,6 +168,14 @@ def train(run: Run) -> TrainState:
                 log.resume_clock()
         checkpoints.wait()
         return checkpoints.restore_best(state) if config.evaluation.weights == "best" else state
+
+
+def export(run: Run, state: TrainState) -> None:
+    """Writes the trained network as `model.safetensors`, for `load_model`."""
+    path = run.directory / "model.safetensors"
+    if not path.exists():
+        arrays = jax.device_get((evaluated_params(state), state.model_state))
+        save_model(nnx.merge(nnx.graphdef(run.model), *arrays), path)
 
 
 def make_programs(run: Run) -> tuple[TrainState, TrainStep, EvalStep]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-Params = dict[str, Any]
+from topgap_jax.training.fine_tuning import Params, scale_by_depth, train_only
 
 
 class TrainState(NamedTuple):
@@ -70,16 +70,19 @@ def make_schedule(config: Any, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
-    """The gradient transformation: clipping, "sgd", "adamw" or "lamb", and gradient accumulation.
+    """The gradient transformation: clipping, "sgd", "adamw" or "lamb", accumulation, and fine-tuning.
 
     Weight decay spares biases and BatchNorm's scales (arrays of fewer than two axes). With `accumulate=n` the
-    mean gradient of n batches makes one update, and `steps` counts batches.
+    mean gradient of n batches makes one update, and `steps` counts batches. `freeze` names parameters that
+    stay as they are; `layer_decay` multiplies the learning rate once per block of distance from the head.
 
     Raises:
       ValueError: an unknown optimizer; the message lists those that exist.
     """
     if config.accumulate < 1:
         raise ValueError(f"optimizer.accumulate={config.accumulate} must be at least 1")
+    if not 0 < config.layer_decay <= 1:
+        raise ValueError(f"optimizer.layer_decay={config.layer_decay} is outside (0, 1]")
     schedule = make_schedule(config, steps // config.accumulate)
 
     def decay_mask(params: Params) -> Params:
@@ -103,6 +106,9 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
         raise ValueError(f"unknown optimizer {config.name!r}; there are: {', '.join(optimizers)}")
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     optimizer = optax.chain(clip, optimizers[config.name]())
-    if config.accumulate == 1:
-        return optimizer
-    return optax.MultiSteps(optimizer, config.accumulate).gradient_transformation()
+    if config.accumulate > 1:
+        optimizer = optax.MultiSteps(optimizer, config.accumulate).gradient_transformation()
+    optimizer = train_only(optimizer, config.freeze)
+    return (
+        optimizer if config.layer_decay == 1 else optax.chain(optimizer, scale_by_depth(config.layer_decay))
+    )

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from topgap_jax.losses import top_gap_loss
+from topgap_jax.training.fine_tuning import stop_gradients
 from topgap_jax.training.mesh import batch_sharding, replicated, state_sharding
 from topgap_jax.training.state import Params, TrainState
 
@@ -43,7 +44,8 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
         def mean_loss(params: Params) -> tuple[jax.Array, tuple[Params, Metrics]]:
-            model = nnx.merge(graphdef, params, state.model_state)
+            trained = stop_gradients(params, config.optimizer.freeze)
+            model = nnx.merge(graphdef, trained, state.model_state)
             out = model(batch["image"], train=True, key=key)
             losses = loss_of(out.logits, out.cam, batch["label"])
             correct = out.logits.argmax(-1) == batch["label"]

@@ -1,7 +1,8 @@
 """Models by name."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,6 @@ from topgap_jax.models import (
     wide_resnet,
 )
 from topgap_jax.models.classifier import HEADS, POOLS, Classifier
-from topgap_jax.models.features import Backbone
 from topgap_jax.models.pretrained import KeyTable, load_weights
 from topgap_jax.models.weights import Weights, read_weights, write_weights
 from topgap_jax.nn.norm import freeze_batch_norm
@@ -33,28 +33,26 @@ DTYPES = ("float32", "bfloat16", "float64")
 class Architecture(NamedTuple):
     """A backbone by name, and what its published weights expect."""
 
-    build: Callable[..., Backbone]
+    build: partial[Any]  # of the backbone's class
     tables: tuple[KeyTable, ...]  # one per naming scheme of its published weights
     stem: str  # path of the first convolution
     mean: tuple[float, ...]  # of the images in [0, 1], per channel
     std: tuple[float, ...]
 
 
-def _imagenet(
-    build: Callable[..., Backbone], *tables: KeyTable, stem: str = "backbone.conv1"
-) -> Architecture:
+def _imagenet(build: partial[Any], *tables: KeyTable, stem: str = "backbone.conv1") -> Architecture:
     return Architecture(build, tables, stem, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def _cifar(build: Callable[..., Backbone], *tables: KeyTable) -> Architecture:
+def _cifar(build: partial[Any], *tables: KeyTable) -> Architecture:
     return Architecture(build, tables, "backbone.conv1", CIFAR_MEAN, CIFAR_STD)
 
 
-def _convnext(build: Callable[..., Backbone]) -> Architecture:
+def _convnext(build: partial[Any]) -> Architecture:
     return _imagenet(build, convnext.TIMM_KEYS, convnext.TORCHVISION_KEYS, stem="backbone.stem")
 
 
-def _efficientnet(build: Callable[..., Backbone]) -> Architecture:
+def _efficientnet(build: partial[Any]) -> Architecture:
     tables = (efficientnet.TIMM_KEYS, efficientnet.TORCHVISION_KEYS, efficientnet.LITE0_KEYS)
     return _imagenet(build, *tables, stem="backbone.stem.conv")
 
@@ -251,7 +249,7 @@ def _rates(name: str, **rates: float) -> dict[str, float]:
         if not 0 <= rate < 1:
             raise ValueError(f"{label}={rate} is outside [0, 1)")
     backbone = {label: rate for label, rate in rates.items() if rate and label != "dropout"}
-    known = inspect.signature(ARCHITECTURES[name].build).parameters
+    known = inspect.signature(ARCHITECTURES[name].build.func.__init__).parameters
     for label, rate in backbone.items():
         if label not in known:
             raise ValueError(f"{label}={rate}: {name} was published without it")

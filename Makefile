@@ -3,19 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test test-slow parity golden lint benchmarks clean
+.PHONY: quickstart test test-slow parity golden lint benchmarks benchmark-backbones clean
 
 quickstart: .venv/runtime
 	$(BIN)/python main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
 
 parity: .venv-parity/done
-	.venv-parity/bin/python -m pytest tests/parity
+	.venv-parity/bin/python -m pytest -n auto --maxprocesses 8 tests/parity
 
 golden: .venv-parity/done
 	PYTHONPATH=tests .venv-parity/bin/python tests/golden/write.py
@@ -29,6 +29,9 @@ benchmarks: .venv/dev
 	$(BIN)/python benchmarks/topk_mean.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/attacks.py
+
+benchmark-backbones: .venv-parity/done
+	.venv-parity/bin/python benchmarks/backbones.py --json runs/backbones.jsonl
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

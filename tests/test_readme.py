@@ -1,4 +1,4 @@
-"""The README's example runs as it stands."""
+"""The README's examples run as they stand."""
 
 import re
 from pathlib import Path
@@ -7,11 +7,14 @@ import pytest
 
 
 @pytest.mark.slow
-def test_the_library_example_runs(capsys):
+def test_the_library_examples_run(capsys):
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    library, pretrained = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict = {}
-    exec(example, names)
+    exec(library, names)
     assert names["heat"].shape == (4, 224, 224)
     assert names["out"].cam.shape == (4, 56, 56, 37)
     assert capsys.readouterr().out.startswith("[")
+    exec(pretrained, names)
+    assert names["model"](names["images"]).cam.shape == (4, 56, 56, 37)
+    assert names["original"](names["images"]).logits.shape == (4, 1000)

@@ -15,7 +15,7 @@ test-slow: .venv/dev
 	$(BIN)/python -m pytest -m slow
 
 parity: .venv-parity/done
-	.venv-parity/bin/python -m pytest -n auto --maxprocesses 8 tests/parity
+	.venv-parity/bin/python -m pytest tests/parity
 
 golden: .venv-parity/done
 	PYTHONPATH=tests .venv-parity/bin/python tests/golden/write.py

@@ -3,7 +3,7 @@ r"""Your own pictures: a Top-GAP ResNet-18 on a folder with one subfolder per cl
     my_pictures/train/<class>/*.png   my_pictures/validation/<class>/*.png   my_pictures/test/<class>/*.png
 
 Command:  python main.py --config=configs/folder.py --workdir=runs/mine \
-              --config.data.source=folder:my_pictures
+              --config.data.source=folder:my_pictures [--config.model.pretrained=hf:timm/resnet18.a1_in1k]
 Hardware: any; with 224 px pictures a GPU is advisable.
 k:        how many of the 56x56 positions the object covers, about 3136 * (object area / picture area).
 """
@@ -22,6 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.pool = "topk"
     config.model.k = 256
     config.model.dtype = "float32"
+    config.model.pretrained = ""  # a file of weights, hf:OWNER/NAME or package:NAME
+    config.model.frozen_batch_norm = False
 
     config.loss = ml_collections.ConfigDict()
     config.loss.l1 = 1.0
@@ -43,6 +45,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.schedule = "one_cycle"
     config.optimizer.weight_decay = 5e-4
     config.optimizer.clip_norm = 1.0
+    config.optimizer.freeze = ()  # ("backbone",) trains the pyramid alone
+    config.optimizer.layer_decay = 1.0  # with pretrained weights 0.8 to 0.95 keeps more of them
     config.optimizer.ema_decay = 0.0
 
     config.train = ml_collections.ConfigDict()

@@ -68,7 +68,7 @@ def train(
             start = jnp.clip(images + adversarial_eps * noise, 0, 1)
             gradient = jax.grad(loss, argnums=2, has_aux=True)(params, rest, start, labels)[0]
             moved = start + 1.25 * adversarial_eps * jnp.sign(gradient)
-            images = attacks.base.project(moved, images, adversarial_eps, "linf")
+            images = attacks.threat_models.project(moved, images, adversarial_eps, "linf")
         gradients, rest = jax.grad(loss, has_aux=True)(params, rest, images, labels)
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), rest, state

@@ -7,10 +7,10 @@ import pytest
 from jax.tree_util import Partial
 
 from topgap_jax import attacks
-from topgap_jax.attacks import base
+from topgap_jax.attacks import losses, networks, survivors, threat_models
 from topgap_jax.models import create_model
 
-NORMS = sorted(base.NORMS)
+NORMS = sorted(threat_models.NORMS)
 
 
 def random_images(seed, shape=(16, 6, 5, 3)):
@@ -18,7 +18,7 @@ def random_images(seed, shape=(16, 6, 5, 3)):
 
 
 def distances(images, clean, norm):
-    return np.linalg.norm((images - clean).reshape(len(clean), -1), base.NORMS[norm].order, axis=-1)
+    return np.linalg.norm((images - clean).reshape(len(clean), -1), threat_models.NORMS[norm].order, axis=-1)
 
 
 class TestThreatModels:
@@ -28,26 +28,26 @@ class TestThreatModels:
     def test_projection_lands_in_ball_and_box_and_stays_there(self, norm, eps, seed):
         clean = random_images(seed)
         far = clean + np.random.default_rng(seed + 10).normal(scale=3 * eps, size=clean.shape)
-        projected = base.project(jnp.asarray(far, jnp.float32), clean, eps, norm)
+        projected = threat_models.project(jnp.asarray(far, jnp.float32), clean, eps, norm)
         assert distances(projected, clean, norm).max() <= eps + 1e-6
         assert projected.min() >= 0 and projected.max() <= 1
-        np.testing.assert_allclose(base.project(projected, clean, eps, norm), projected, atol=1e-6)
+        np.testing.assert_allclose(threat_models.project(projected, clean, eps, norm), projected, atol=1e-6)
 
     @pytest.mark.parametrize("norm", NORMS)
     def test_projection_leaves_what_is_inside_alone(self, norm):
         clean = random_images(0)
         inside = np.clip(clean + 1e-3 * np.random.default_rng(1).normal(size=clean.shape), 0, 1)
-        np.testing.assert_allclose(base.project(inside, clean, 0.2, norm), inside, atol=1e-6)
+        np.testing.assert_allclose(threat_models.project(inside, clean, 0.2, norm), inside, atol=1e-6)
 
     def test_l2_projection_is_the_nearest_point_of_the_ball(self):
         perturbation = jnp.asarray([[[[3.0]], [[4.0]]], [[[0.3]], [[0.4]]]])
-        projected = base.NORMS["l2"].project(perturbation, jnp.float32(1))
+        projected = threat_models.NORMS["l2"].project(perturbation, jnp.float32(1))
         np.testing.assert_allclose(projected.reshape(2, 2), [[0.6, 0.8], [0.3, 0.4]], rtol=1e-6)
 
     @pytest.mark.parametrize("norm", NORMS)
     def test_steepest_step_has_length_one_and_gains_most(self, norm):
         gradients = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 4, 2)), jnp.float32)
-        steps = base.NORMS[norm].steepest(gradients)
+        steps = threat_models.NORMS[norm].steepest(gradients)
         np.testing.assert_allclose(distances(steps, 0 * steps, norm), 1, rtol=1e-5)
         dual = {"linf": 1, "l2": 2}[norm]
         gain = (steps * gradients).reshape(8, -1).sum(-1)
@@ -56,7 +56,7 @@ class TestThreatModels:
     @pytest.mark.parametrize("norm", NORMS)
     def test_steepest_survives_tiny_and_zero_gradients(self, norm):
         direction = np.random.default_rng(0).normal(size=(1, 4, 4, 1)).astype(np.float32)
-        steepest = base.NORMS[norm].steepest
+        steepest = threat_models.NORMS[norm].steepest
         np.testing.assert_allclose(steepest(1e-30 * direction), steepest(direction), rtol=1e-4)
         assert not steepest(0 * direction).any()
 
@@ -86,7 +86,9 @@ class TestThreatModels:
     def starts(clean, eps, norm, indices=None, restart=0):
         indices = np.arange(len(clean)) if indices is None else np.asarray(indices)
         restarts = np.full(len(clean), restart)
-        return np.asarray(base.random_start(jax.random.key(0), indices, restarts, clean, eps, norm=norm))
+        return np.asarray(
+            threat_models.random_start(jax.random.key(0), indices, restarts, clean, eps, norm=norm)
+        )
 
 
 class TestLosses:
@@ -95,14 +97,14 @@ class TestLosses:
         labels = np.array([0, 1, 2, 3, 0])
         probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         expected = -np.log(probabilities[np.arange(5), labels])
-        np.testing.assert_allclose(base.cross_entropy(logits, labels), expected, rtol=1e-5)
+        np.testing.assert_allclose(losses.cross_entropy(logits, labels), expected, rtol=1e-5)
 
     def test_margin_is_positive_exactly_where_the_label_is_missed(self):
         logits = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
         labels = np.arange(200) % 4
-        margins = np.asarray(base.margin(jnp.asarray(logits), labels))
+        margins = np.asarray(losses.margin(jnp.asarray(logits), labels))
         np.testing.assert_array_equal(margins > 0, logits.argmax(-1) != labels)
-        np.testing.assert_allclose(base.margin(jnp.asarray([[1.0, 5.0, 3.0]]), jnp.asarray([1])), [-2.0])
+        np.testing.assert_allclose(losses.margin(jnp.asarray([[1.0, 5.0, 3.0]]), jnp.asarray([1])), [-2.0])
 
 
 def linear(weights, images):
@@ -139,10 +141,10 @@ class TestLogitsFn:
             model = create_model("resnet_narrow", num_classes=5, k=4, seed=seed)
             predictions.append(attacks.predict(model, self.images))
             if seed == 0:
-                compiled = base.forward._cache_size()
-        assert base.forward._cache_size() == compiled
+                compiled = networks.forward._cache_size()
+        assert networks.forward._cache_size() == compiled
         logits = [
-            base.forward(attacks.logits_fn(create_model("resnet_narrow", 5, k=4, seed=s)), self.images)
+            networks.forward(attacks.logits_fn(create_model("resnet_narrow", 5, k=4, seed=s)), self.images)
             for s in range(2)
         ]
         assert not np.allclose(*logits)
@@ -154,9 +156,9 @@ class TestLogitsFn:
 
 class TestSurvivors:
     def test_buckets_halve(self):
-        assert base.buckets(256) == [256, 128, 64, 32, 16]
-        assert base.buckets(100) == [100, 50, 25]
-        assert base.buckets(7) == [7]
+        assert networks.buckets(256) == [256, 128, 64, 32, 16]
+        assert networks.buckets(100) == [100, 50, 25]
+        assert networks.buckets(7) == [7]
 
     def test_one_step_and_several_per_call_agree(self, monkeypatch):
         weights = jnp.asarray(np.random.default_rng(0).normal(size=(90, 4)), jnp.float32)
@@ -165,7 +167,7 @@ class TestSurvivors:
         labels = attacks.predict(network, images)
         settings = dict(eps=0.02, steps=9, restarts=2, batch_size=8)
         single = attacks.pgd(network, images, labels, **settings)
-        monkeypatch.setattr(base, "steps_per_call", lambda: 4)
+        monkeypatch.setattr(survivors, "steps_per_call", lambda: 4)
         several = attacks.pgd(network, images, labels, **settings)
         assert 0 < single.success.sum() < 30
         np.testing.assert_array_equal(several.success, single.success)

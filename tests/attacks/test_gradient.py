@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from sklearn.datasets import load_digits
 
 from topgap_jax import attacks
-from topgap_jax.attacks import base
+from topgap_jax.attacks import losses, survivors, threat_models
 
 EPS = {"linf": 0.1, "l2": 1.0}
 
@@ -115,16 +115,16 @@ class TestPGD:
         result = attacks.pgd(network, images, labels, eps=EPS[norm], norm=norm, recipe=recipe, steps=10)
         assert result.distance.max() <= EPS[norm] * (1 + 1e-5)
         assert result.images.min() >= 0 and result.images.max() <= 1
-        order = base.NORMS[norm].order
+        order = threat_models.NORMS[norm].order
         distance = np.linalg.norm((result.images - images).reshape(200, -1), order, axis=-1)
         np.testing.assert_allclose(result.distance, distance, rtol=1e-5)
         np.testing.assert_array_equal(result.predictions, attacks.predict(network, result.images))
         np.testing.assert_array_equal(result.success, result.predictions != labels)
         logits = network(jnp.asarray(result.images))
-        np.testing.assert_allclose(result.loss, base.cross_entropy(logits, labels), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(result.loss, losses.cross_entropy(logits, labels), rtol=1e-3, atol=1e-5)
 
     @pytest.mark.parametrize("norm", EPS)
-    @pytest.mark.parametrize("loss", base.LOSSES)
+    @pytest.mark.parametrize("loss", losses.LOSSES)
     def test_an_undefended_network_has_no_robust_accuracy(self, trained, norm, loss):
         network, images, labels = trained
         clean = attacks.predict(network, images)
@@ -225,15 +225,15 @@ class TestRandomness:
 class TestWork:
     def test_fooled_examples_leave(self, trained, monkeypatch):
         network, images, labels = trained
-        sizes, advance = [], base._advance
+        sizes, advance = [], survivors._advance
         monkeypatch.setattr(
-            base,
+            survivors,
             "_advance",
             lambda *args, **kwargs: (sizes.append(len(args[2].labels)), advance(*args, **kwargs))[1],
         )
         result = attacks.pgd(network, images, labels, eps=0.06, steps=20, batch_size=64)
-        survivors = ~result.success
-        np.testing.assert_array_equal(result.queries[survivors], 21)
+        left = ~result.success
+        np.testing.assert_array_equal(result.queries[left], 21)
         assert result.queries[result.success].mean() < 10
         # Slots are empty only when nobody waits and the batch has not shrunk yet.
         assert result.queries.sum() <= sum(sizes) < result.queries.sum() + 64 * 21

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial, register_dataclass
 
-from topgap_jax.attacks import base
+from topgap_jax.attacks import base, checks, losses, networks, survivors, threat_models
 from topgap_jax.attacks.base import AttackResult, Examples, Progress
 
 RECIPES = ("strong", "paper")
@@ -52,12 +52,12 @@ class ProjectedGradient:
     def init(self, examples: Examples) -> State:
         images = examples.images
         if self.random_start:
-            images = base.random_start(
+            images = threat_models.random_start(
                 self.key, examples.indices, examples.restarts, images, self.eps, norm=self.norm
             )
         return State(images, jnp.zeros_like(examples.labels), base.start_progress(examples))
 
-    def step(self, logits_fn: base.LogitsFn, examples: Examples, state: State) -> State:
+    def step(self, logits_fn: networks.LogitsFn, examples: Examples, state: State) -> State:
         def total_loss(images: jax.Array) -> tuple[jax.Array, base.Judgement]:
             judgement = base.judge(logits_fn(images), examples, self.loss, self.targeted)
             return judgement.loss.sum(), judgement
@@ -66,14 +66,14 @@ class ProjectedGradient:
         progress = base.record(state.progress, state.images, judgement, keep_best=self.keep_best)
         passes = state.passes + 1
         done = jnp.where(self.keep_best, progress.success | (passes > self.steps), passes >= self.steps)
-        moved = state.images + self.step_size * base.NORMS[self.norm].steepest(gradient)
-        images = base.project(moved, examples.images, self.eps, self.norm)
+        moved = state.images + self.step_size * threat_models.NORMS[self.norm].steepest(gradient)
+        images = threat_models.project(moved, examples.images, self.eps, self.norm)
         return State(images, passes, progress._replace(done=done))
 
     def conclude(self, logits_fn: Partial, examples: Examples, state: State) -> Progress:
         if self.keep_best:
             return state.progress
-        return _judge_last(self, base.forward(logits_fn, state.images), examples, state)
+        return _judge_last(self, networks.forward(logits_fn, state.images), examples, state)
 
 
 @jax.jit
@@ -96,12 +96,12 @@ def fgsm(
     """One step of eps from the clean image: `project(x + eps * steepest(grad loss(x)))`, in Linf the sign.
 
     Args:
-      logits_fn: a classifier, see `base.logits_fn`.
+      logits_fn: a classifier, see `networks.logits_fn`.
       images: [B,H,W,C] float in [0, 1].
       labels: the true classes, integers [B] in 0..K-1.
       eps: radius of the ball, in units of the image range, for instance 8/255.
       norm: "linf" or "l2".
-      loss: "ce" or "margin", see `base.LOSSES`.
+      loss: "ce" or "margin", see `losses.LOSSES`.
       targets: classes to reach, integers [B]; default: miss the label.
       batch_size: images per pass through the network.
 
@@ -149,7 +149,7 @@ def pgd(
     """Gradient ascent from a random start: `x <- project(x + step_size * steepest(grad loss(x)))`.
 
     Args:
-      logits_fn: a classifier, see `base.logits_fn`.
+      logits_fn: a classifier, see `networks.logits_fn`.
       images: [B,H,W,C] float in [0, 1].
       labels: the true classes, integers [B] in 0..K-1.
       eps: radius of the ball, in units of the image range, for instance 8/255.
@@ -157,7 +157,7 @@ def pgd(
       step_size: in units of the image range; default: 2.5 * eps / steps ("strong"), or Foolbox's eps / 30 in
         Linf and eps / 40 in L2 ("paper"), whatever the number of steps.
       norm: "linf" or "l2".
-      loss: "ce" or "margin", see `base.LOSSES`.
+      loss: "ce" or "margin", see `losses.LOSSES`.
       recipe: "strong": the first adversarial iterate counts, else the one with the highest loss. "paper": the
         last iterate counts, whatever came before.
       random_start: start uniformly inside the ball, else at the clean image.
@@ -177,8 +177,8 @@ def pgd(
     Madry et al., 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks", section 2.1; recipe
     "paper": Top-GAP, sections 4.3 and E.1.
     """
-    base.check_name(recipe, "recipe", RECIPES)
-    base.check_counts(steps=steps, restarts=restarts, batch_size=batch_size)
+    checks.check_name(recipe, "recipe", RECIPES)
+    checks.check_counts(steps=steps, restarts=restarts, batch_size=batch_size)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts={restarts} without random_start would repeat the same attempt")
     network, examples = _checked(logits_fn, images, labels, eps, norm, loss, targets, indices, batch_size)
@@ -212,10 +212,10 @@ def _checked(
     batch_size: int,
 ) -> tuple[Partial, Examples]:
     """The network and the examples, or a ValueError; the cheap checks first."""
-    base.check_counts(batch_size=batch_size)
-    base.check_name(loss, "loss", base.LOSSES)
-    base.check_eps(eps, norm, jnp.shape(images)[1:])
-    network = base.logits_fn(logits_fn)
+    checks.check_counts(batch_size=batch_size)
+    checks.check_name(loss, "loss", losses.LOSSES)
+    checks.check_eps(eps, norm, jnp.shape(images)[1:])
+    network = networks.logits_fn(logits_fn)
     return network, base.check_examples(network, images, labels, targets, indices, batch_size=batch_size)
 
 
@@ -229,7 +229,7 @@ def _run(
     batch_size: int,
     **settings: Any,
 ) -> AttackResult:
-    outcome = base.attack_survivors(attack, network, examples, restarts=restarts, batch_size=batch_size)
+    outcome = survivors.attack_survivors(attack, network, examples, restarts=restarts, batch_size=batch_size)
     config = {"attack": name, **settings, "restarts": restarts, "batch_size": batch_size}
     config |= {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
     config["key"] = jax.random.key_data(attack.key).tolist()

@@ -79,15 +79,15 @@ class TestThreatModels:
         together = self.starts(clean, 0.1, "linf")
         alone = self.starts(clean[5:6], 0.1, "linf", indices=[5])
         np.testing.assert_array_equal(alone[0], together[5])
-        again = self.starts(clean, 0.1, "linf", restart=1)
+        again = self.starts(clean, 0.1, "linf", attempt=1)
         assert (again != together).mean() > 0.9
 
     @staticmethod
-    def starts(clean, eps, norm, indices=None, restart=0):
+    def starts(clean, eps, norm, indices=None, attempt=0):
         indices = np.arange(len(clean)) if indices is None else np.asarray(indices)
-        restarts = np.full(len(clean), restart)
+        attempts = np.full(len(clean), attempt)
         return np.asarray(
-            threat_models.random_start(jax.random.key(0), indices, restarts, clean, eps, norm=norm)
+            threat_models.random_start(jax.random.key(0), indices, attempts, clean, eps, norm=norm)
         )
 
 

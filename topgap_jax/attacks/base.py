@@ -20,7 +20,8 @@ from jax.tree_util import Partial
 from topgap_jax.attacks import checks
 from topgap_jax.attacks.losses import LOSSES
 from topgap_jax.attacks.networks import LogitsFn, forward, smallest_bucket
-from topgap_jax.attacks.threat_models import NORMS
+from topgap_jax.attacks.networks import logits_fn as as_logits_fn
+from topgap_jax.attacks.threat_models import NORMS, distances
 
 
 class Examples(NamedTuple):
@@ -28,9 +29,11 @@ class Examples(NamedTuple):
 
     images: jax.Array  # [B,H,W,C] float32 in [0, 1]
     labels: jax.Array  # int32 [B], the true classes
-    targets: jax.Array  # int32 [B], the classes to reach; the labels where there are none
+    targets: (
+        jax.Array
+    )  # int32 [B], the classes to reach (on the host also [B,A], one per attempt); else labels
     indices: jax.Array  # int32 [B], where the example stands in its data set
-    restarts: jax.Array  # int32 [B], 0 in the first attempt
+    attempts: jax.Array  # int32 [B], 0 in the first attempt, then counted over restarts and targets
 
 
 class Progress(NamedTuple):
@@ -56,7 +59,7 @@ class Attack(Protocol):
     def step(self, logits_fn: LogitsFn, examples: Examples, state: Any) -> Any:
         """One pass through the network; sets `progress.done` where it was the last one."""
 
-    def conclude(self, logits_fn: Partial, examples: Examples, state: Any) -> Progress:
+    def conclude(self, logits_fn: LogitsFn, examples: Examples, state: Any) -> Progress:
         """The outcome where `progress.done`. Called from the host; may look at the network once more."""
 
 
@@ -67,7 +70,7 @@ class AttackResult(NamedTuple):
     success: np.ndarray  # bool [B], the label is missed (targeted: the target is reached)
     predictions: np.ndarray  # int32 [B], of `images`
     loss: np.ndarray  # float32 [B], of `images`
-    queries: np.ndarray  # int32 [B], times the network saw the example, over all restarts
+    queries: np.ndarray  # int32 [B], times the network saw the example, over all attempts
     distance: np.ndarray  # float32 [B], norm of the perturbation
     config: dict[str, Any]  # every setting, ready for JSON
 
@@ -126,9 +129,29 @@ def select(chosen: jax.Array, new: Any, old: Any) -> Any:
 def attack_result(outcome: Progress, examples: Examples, norm: str, config: dict[str, Any]) -> AttackResult:
     """The outcome as the user gets it, with the size of every perturbation."""
     fields = {name: np.asarray(field) for name, field in outcome._asdict().items() if name != "done"}
-    perturbations = (fields["images"] - np.asarray(examples.images)).reshape(len(fields["images"]), -1)
-    distance = np.linalg.norm(perturbations, NORMS[norm].order, axis=-1)
+    distance = distances(fields["images"] - np.asarray(examples.images), norm)
     return AttackResult(**fields, distance=distance, config=config)
+
+
+def prepare(
+    logits_fn: Any,
+    images: Any,
+    labels: Any,
+    *,
+    norm: str,
+    eps: float | None,
+    targets: Any = None,
+    indices: Any = None,
+    batch_size: int,
+) -> tuple[Partial, Examples]:
+    """The network and the examples, or a ValueError; the cheap checks first. No eps: no ball."""
+    checks.check_counts(batch_size=batch_size)
+    if eps is None:
+        checks.check_name(norm, "norm", NORMS)
+    else:
+        checks.check_eps(eps, norm, jnp.shape(images)[1:])
+    network = as_logits_fn(logits_fn)
+    return network, check_examples(network, images, labels, targets, indices, batch_size=batch_size)
 
 
 def check_examples(
@@ -143,8 +166,8 @@ def check_examples(
     indices = np.arange(count) if indices is None else np.asarray(indices)
     if indices.shape != (count,) or not np.issubdtype(indices.dtype, np.integer):
         raise ValueError(f"indices must be {count} integers, got {indices.dtype} of shape {indices.shape}")
-    restarts: Any = np.zeros(count, np.int32)
-    return Examples(images, labels, targets, indices.astype(np.int32), restarts)
+    attempts: Any = np.zeros(count, np.int32)
+    return Examples(images, labels, targets, indices.astype(np.int32), attempts)
 
 
 def _num_classes(logits_fn: Partial, shape: tuple[int, ...]) -> int:

@@ -53,7 +53,7 @@ class ProjectedGradient:
         images = examples.images
         if self.random_start:
             images = threat_models.random_start(
-                self.key, examples.indices, examples.restarts, images, self.eps, norm=self.norm
+                self.key, examples.indices, examples.attempts, images, self.eps, norm=self.norm
             )
         return State(images, jnp.zeros_like(examples.labels), base.start_progress(examples))
 
@@ -70,7 +70,7 @@ class ProjectedGradient:
         images = threat_models.project(moved, examples.images, self.eps, self.norm)
         return State(images, passes, progress._replace(done=done))
 
-    def conclude(self, logits_fn: Partial, examples: Examples, state: State) -> Progress:
+    def conclude(self, logits_fn: networks.LogitsFn, examples: Examples, state: State) -> Progress:
         if self.keep_best:
             return state.progress
         return _judge_last(self, networks.forward(logits_fn, state.images), examples, state)
@@ -113,7 +113,10 @@ def fgsm(
 
     Goodfellow et al., 2015, "Explaining and Harnessing Adversarial Examples", section 4.
     """
-    network, examples = _checked(logits_fn, images, labels, eps, norm, loss, targets, None, batch_size)
+    checks.check_name(loss, "loss", losses.LOSSES)
+    network, examples = base.prepare(
+        logits_fn, images, labels, norm=norm, eps=eps, targets=targets, batch_size=batch_size
+    )
     attack = ProjectedGradient(
         eps=float(eps),
         step_size=float(eps),
@@ -178,10 +181,20 @@ def pgd(
     "paper": Top-GAP, sections 4.3 and E.1.
     """
     checks.check_name(recipe, "recipe", RECIPES)
+    checks.check_name(loss, "loss", losses.LOSSES)
     checks.check_counts(steps=steps, restarts=restarts, batch_size=batch_size)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts={restarts} without random_start would repeat the same attempt")
-    network, examples = _checked(logits_fn, images, labels, eps, norm, loss, targets, indices, batch_size)
+    network, examples = base.prepare(
+        logits_fn,
+        images,
+        labels,
+        norm=norm,
+        eps=eps,
+        targets=targets,
+        indices=indices,
+        batch_size=batch_size,
+    )
     if step_size is None:
         step_size = 2.5 * eps / steps if recipe == "strong" else PAPER_STEP[norm] * eps
     if not step_size > 0:
@@ -192,31 +205,12 @@ def pgd(
         steps=int(steps),
         random_start=bool(random_start),
         keep_best=recipe == "strong",
-        key=key if isinstance(key, jax.Array) else jax.random.key(key),
+        key=networks.as_key(key),
         norm=norm,
         loss=loss,
         targeted=targets is not None,
     )
     return _run("pgd", attack, network, examples, restarts=restarts, batch_size=batch_size, recipe=recipe)
-
-
-def _checked(
-    logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
-    eps: float,
-    norm: str,
-    loss: str,
-    targets: jax.Array | None,
-    indices: jax.Array | None,
-    batch_size: int,
-) -> tuple[Partial, Examples]:
-    """The network and the examples, or a ValueError; the cheap checks first."""
-    checks.check_counts(batch_size=batch_size)
-    checks.check_name(loss, "loss", losses.LOSSES)
-    checks.check_eps(eps, norm, jnp.shape(images)[1:])
-    network = networks.logits_fn(logits_fn)
-    return network, base.check_examples(network, images, labels, targets, indices, batch_size=batch_size)
 
 
 def _run(
@@ -229,10 +223,17 @@ def _run(
     batch_size: int,
     **settings: Any,
 ) -> AttackResult:
-    outcome = survivors.attack_survivors(attack, network, examples, restarts=restarts, batch_size=batch_size)
-    config = {"attack": name, **settings, "restarts": restarts, "batch_size": batch_size}
-    config |= {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
-    config["key"] = jax.random.key_data(attack.key).tolist()
     # Below 2, the attack may not even cross the ball.
-    config["reach"] = attack.steps * attack.step_size / attack.eps
-    return base.attack_result(outcome, examples, attack.norm, config)
+    reach = attack.steps * attack.step_size / attack.eps
+    return survivors.run(
+        name,
+        attack,
+        network,
+        examples,
+        norm=attack.norm,
+        attempts=restarts,
+        batch_size=batch_size,
+        restarts=restarts,
+        reach=reach,
+        **settings,
+    )

@@ -61,6 +61,11 @@ NORMS: Mapping[str, Norm] = {
 }
 
 
+def distances(perturbations: np.ndarray, norm: str) -> np.ndarray:
+    """Norm of each perturbation [B,H,W,C], float32 [B]; on the host."""
+    return np.linalg.norm(perturbations.reshape(len(perturbations), -1), NORMS[norm].order, axis=-1)
+
+
 def project(images: jax.Array, clean: jax.Array, eps: jax.Array | float, norm: str) -> jax.Array:
     """Brings images into the eps ball around the clean ones and into [0, 1], in this order; both then hold.
 
@@ -78,7 +83,7 @@ def project(images: jax.Array, clean: jax.Array, eps: jax.Array | float, norm: s
 def random_start(
     key: jax.Array,
     indices: jax.Array,
-    restarts: jax.Array,
+    attempts: jax.Array,
     clean: jax.Array,
     eps: jax.Array | float,
     norm: str,
@@ -86,15 +91,15 @@ def random_start(
     """Draws a start uniformly inside each example's eps ball, clipped to [0, 1].
 
     Args:
-      key: of the attack; each example's is `fold_in(fold_in(key, index), restart)`, so batches do not enter.
+      key: of the attack; each example's is `fold_in(fold_in(key, index), attempt)`, so batches do not enter.
       indices: integers [B], where the examples stand in their data set.
-      restarts: integers [B], 0 in the first attempt.
+      attempts: integers [B], 0 in the first one.
       clean: [B,H,W,C] in [0, 1].
       eps, norm: see `project`.
     """
 
-    def sample(index: jax.Array, restart: jax.Array) -> jax.Array:
-        example_key = jax.random.fold_in(jax.random.fold_in(key, index), restart)
+    def sample(index: jax.Array, attempt: jax.Array) -> jax.Array:
+        example_key = jax.random.fold_in(jax.random.fold_in(key, index), attempt)
         return NORMS[norm].sample(example_key, clean.shape[1:])
 
-    return jnp.clip(clean + eps * jax.vmap(sample)(indices, restarts), 0, 1)
+    return jnp.clip(clean + eps * jax.vmap(sample)(indices, attempts), 0, 1)

@@ -58,7 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.batch_size = 32
     config.evaluation.weights = "best"
-    config.evaluation.attacks = ("fgsm", "pgd40_paper", "pgd50_strong")
+    config.evaluation.attacks = ("paper_fgsm", "paper_pgd40", "pgd50")
     config.evaluation.attack_eps = 1 / 255
     config.evaluation.attack_examples = 256
     return config

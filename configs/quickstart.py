@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.checkpoint_every_steps = 250
 
     config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.attacks = ("fgsm", "pgd20_paper", "pgd50_strong")
+    config.evaluation.attacks = ("paper_fgsm", "paper_pgd20", "pgd50", "auto_attack")
     # At 8/255 the strongest attack leaves a quarter of the plain twin standing, since the digits are high in
     # contrast; at 16/255 nothing undefended survives it.
     config.evaluation.attack_eps = 16 / 255

@@ -18,6 +18,8 @@ ALLOWED = {
     "models": {"nn"},
     "reports": set(),
     "training": {"models", "losses", "attacks", "data", "nn", "analysis"},
+    "cli": {"training", "reports"},
+    "__main__": {"cli"},
 }
 
 

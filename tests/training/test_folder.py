@@ -34,7 +34,7 @@ def settings(pictures, **sections):
         "model": {"name": "resnet_narrow", "k": 8},
         "data": {"source": f"folder:{pictures}", "options": {"size": 32}, "augment": ("pad_crop:2",)},
         "train": {"batch_size": 8, "epochs": 2},
-        "evaluation": {"batch_size": 8, "attacks": ("fgsm",), "pictures": 3},
+        "evaluation": {"batch_size": 8, "attacks": ("paper_fgsm",), "pictures": 3},
     }
     for name, value in (changes | sections).items():
         config[name] = config[name] | value

@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         (changed(loss={"l1": -1.0}), "loss.l1=-1.0 must not be negative"),
         (changed(loss={"label_smoothing": 1.0}), r"loss.label_smoothing=1.0 is outside \[0, 1\)"),
         (changed(mesh={"data": 3}), "mesh data=3 x fsdp=1 needs 3 devices; there are 1"),
-        (changed(evaluation={"attacks": ("pgd",)}), "unknown attack 'pgd'; there are: fgsm, pgd20_paper"),
+        (changed(evaluation={"attacks": ("pgd",)}), "unknown attack 'pgd'; there are: paper_fgsm, paper_pgd20"),
         (
             changed(evaluation={"weights": "first"}),
             "unknown evaluation.weights 'first'; there are: last, best",
@@ -183,7 +183,7 @@ def test_the_twin_and_the_evaluation(tmp_path):
     config = changed(
         data={"test": ("in_distribution", "shifted")},
         evaluation={
-            "attacks": ("fgsm", "pgd50_strong"),
+            "attacks": ("paper_fgsm", "pgd50"),
             "attack_examples": 24,
             "cam_examples": 40,
             "pictures": 5,

@@ -18,7 +18,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from topgap_jax.attacks import checks
-from topgap_jax.attacks.losses import LOSSES
+from topgap_jax.attacks.losses import LOSSES, TARGETED_LOSSES
 from topgap_jax.attacks.networks import LogitsFn, forward, smallest_bucket
 from topgap_jax.attacks.networks import logits_fn as as_logits_fn
 from topgap_jax.attacks.threat_models import NORMS, distances
@@ -98,12 +98,22 @@ class Judgement(NamedTuple):
 
 
 def judge(logits: jax.Array, examples: Examples, loss: str, targeted: bool) -> Judgement:
-    """Loss (a name in `LOSSES`), prediction and success; a targeted attack wants its target's loss small."""
+    """Loss, prediction and success: a targeted attack must reach its targets, any other miss the labels.
+
+    Args:
+      logits: [B,K].
+      examples: with their labels and targets.
+      loss: a name in `TARGETED_LOSSES`, which also lead attacks to their targets that need not reach them; or
+        in `LOSSES`: of the label, to increase, or in a targeted attack of the target, to decrease.
+      targeted: whether success means the target.
+    """
     predictions = logits.argmax(-1).astype(jnp.int32)
-    if targeted:
-        reached = predictions == examples.targets
-        return Judgement(-LOSSES[loss](logits, examples.targets), predictions, reached)
-    return Judgement(LOSSES[loss](logits, examples.labels), predictions, predictions != examples.labels)
+    success = predictions == examples.targets if targeted else predictions != examples.labels
+    if loss in TARGETED_LOSSES:
+        value = TARGETED_LOSSES[loss](logits, examples.labels, examples.targets)
+    else:
+        value = -LOSSES[loss](logits, examples.targets) if targeted else LOSSES[loss](logits, examples.labels)
+    return Judgement(value, predictions, success)
 
 
 def record(

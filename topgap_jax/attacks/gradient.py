@@ -15,6 +15,7 @@ from jax.tree_util import Partial, register_dataclass
 
 from topgap_jax.attacks import base, checks, losses, networks, survivors, threat_models
 from topgap_jax.attacks.base import AttackResult, Examples, Progress
+from topgap_jax.attacks.journal import AttackLog
 
 RECIPES = ("strong", "paper")
 # Foolbox 3.3.4's steps as a share of eps: LinfPGD takes 0.01 where eps is 0.3, L2PGD 0.025.
@@ -92,6 +93,9 @@ def fgsm(
     loss: str = "ce",
     targets: jax.Array | None = None,
     batch_size: int = 64,
+    indices: jax.Array | None = None,
+    key: jax.Array | int = 0,
+    log: AttackLog | None = None,
 ) -> AttackResult:
     """One step of eps from the clean image: `project(x + eps * steepest(grad loss(x)))`, in Linf the sign.
 
@@ -101,9 +105,10 @@ def fgsm(
       labels: the true classes, integers [B] in 0..K-1.
       eps: radius of the ball, in units of the image range, for instance 8/255.
       norm: "linf" or "l2".
-      loss: "ce" or "margin", see `losses.LOSSES`.
+      loss: "ce", "margin" or "dlr", see `losses.LOSSES`.
       targets: classes to reach, integers [B]; default: miss the label.
       batch_size: images per pass through the network.
+      indices, key, log: as `pgd` has them; the key only matters to a randomised network.
 
     Returns:
       An `AttackResult`; its `config` has every setting.
@@ -113,9 +118,17 @@ def fgsm(
 
     Goodfellow et al., 2015, "Explaining and Harnessing Adversarial Examples", section 4.
     """
+    _check_not_l1(norm)
     checks.check_name(loss, "loss", losses.LOSSES)
     network, examples = base.prepare(
-        logits_fn, images, labels, norm=norm, eps=eps, targets=targets, batch_size=batch_size
+        logits_fn,
+        images,
+        labels,
+        norm=norm,
+        eps=eps,
+        targets=targets,
+        indices=indices,
+        batch_size=batch_size,
     )
     attack = ProjectedGradient(
         eps=float(eps),
@@ -123,12 +136,12 @@ def fgsm(
         steps=1,
         random_start=False,
         keep_best=False,
-        key=jax.random.key(0),
+        key=networks.as_key(key),
         norm=norm,
         loss=loss,
         targeted=targets is not None,
     )
-    return _run("fgsm", attack, network, examples, restarts=1, batch_size=batch_size)
+    return _run("fgsm", attack, network, examples, restarts=1, batch_size=batch_size, log=log)
 
 
 def pgd(
@@ -148,6 +161,7 @@ def pgd(
     indices: jax.Array | None = None,
     batch_size: int = 64,
     key: jax.Array | int = 0,
+    log: AttackLog | None = None,
 ) -> AttackResult:
     """Gradient ascent from a random start: `x <- project(x + step_size * steepest(grad loss(x)))`.
 
@@ -160,7 +174,7 @@ def pgd(
       step_size: in units of the image range; default: 2.5 * eps / steps ("strong"), or Foolbox's eps / 30 in
         Linf and eps / 40 in L2 ("paper"), whatever the number of steps.
       norm: "linf" or "l2".
-      loss: "ce" or "margin", see `losses.LOSSES`.
+      loss: "ce", "margin" or "dlr", see `losses.LOSSES`.
       recipe: "strong": the first adversarial iterate counts, else the one with the highest loss. "paper": the
         last iterate counts, whatever came before.
       random_start: start uniformly inside the ball, else at the clean image.
@@ -170,6 +184,7 @@ def pgd(
         starts, so that an image fares alike in whatever batch it comes.
       batch_size: most images in one pass through the network.
       key: a JAX key, or a seed.
+      log: where finished attempts are written and read from, see `journal`.
 
     Returns:
       An `AttackResult`; its `config` has every setting.
@@ -181,6 +196,7 @@ def pgd(
     "paper": Top-GAP, sections 4.3 and E.1.
     """
     checks.check_name(recipe, "recipe", RECIPES)
+    _check_not_l1(norm)
     checks.check_name(loss, "loss", losses.LOSSES)
     checks.check_counts(steps=steps, restarts=restarts, batch_size=batch_size)
     if restarts > 1 and not random_start:
@@ -210,7 +226,14 @@ def pgd(
         loss=loss,
         targeted=targets is not None,
     )
-    return _run("pgd", attack, network, examples, restarts=restarts, batch_size=batch_size, recipe=recipe)
+    return _run(
+        "pgd", attack, network, examples, restarts=restarts, batch_size=batch_size, log=log, recipe=recipe
+    )
+
+
+def _check_not_l1(norm: str) -> None:
+    if norm == "l1":
+        raise ValueError("norm 'l1': the steepest step would change a single value; use apgd, made for it")
 
 
 def _run(
@@ -221,6 +244,7 @@ def _run(
     *,
     restarts: int,
     batch_size: int,
+    log: AttackLog | None,
     **settings: Any,
 ) -> AttackResult:
     # Below 2, the attack may not even cross the ball.
@@ -233,6 +257,7 @@ def _run(
         norm=attack.norm,
         attempts=restarts,
         batch_size=batch_size,
+        log=log,
         restarts=restarts,
         reach=reach,
         **settings,

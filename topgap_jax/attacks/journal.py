@@ -52,22 +52,27 @@ class Journal:
             temporary.write_text(json.dumps(described, indent=2))
             temporary.replace(path)
         self.lines = _read_lines(self.directory / "outcomes.jsonl")
+        self.row_of = {int(index): row for row, index in enumerate(examples.indices)}
+        self.shape = examples.images.shape
 
-    def log(self, attack: str, examples: Examples, norm: str, shape: tuple[int, ...]) -> "AttackLog":
-        """The part of one attack on some of the examples; `shape` is that of all images."""
-        return AttackLog(self, attack, examples, norm, shape)
+    def log(self, attack: str, examples: Examples, norm: str) -> "AttackLog":
+        """The part of one attack on some of the examples."""
+        return AttackLog(self, attack, examples, norm)
 
 
 class AttackLog:
     """What one attack did: read back after a restart, and appended to."""
 
-    def __init__(self, journal: Journal, attack: str, examples: Examples, norm: str, shape: tuple[int, ...]):
+    def __init__(self, journal: Journal, attack: str, examples: Examples, norm: str):
         self.attack, self.norm, self.examples = attack, norm, examples
         self.lines = [line for line in journal.lines if line["attack"] == attack]
         self.path = journal.directory / "outcomes.jsonl"
+        self.rows = np.array(
+            [journal.row_of[int(index)] for index in examples.indices]
+        )  # in the file of images
         images = journal.directory / f"{attack}.npy"
         mode: Any = "r+" if images.exists() else "w+"
-        self.images = np.lib.format.open_memmap(images, mode=mode, dtype=np.float32, shape=shape)
+        self.images = np.lib.format.open_memmap(images, mode=mode, dtype=np.float32, shape=journal.shape)
 
     def restore(self, outcome: Progress) -> np.ndarray:
         """Fills in what was found before; int32 [B], the attempts made so far."""
@@ -78,25 +83,23 @@ class AttackLog:
                 continue
             made[row] = line["attempt"] + 1
             for field in LINE_FIELDS:
-                getattr(outcome, field)[row] = -np.inf if line[field] is None else line[field]
-            outcome.images[row] = self.images[line["example"]]
+                # No loss: nothing was found; JSON has no infinity.
+                np.asarray(getattr(outcome, field))[row] = -np.inf if line[field] is None else line[field]
+        np.asarray(outcome.images)[made > 0] = self.images[self.rows[made > 0]]
         return made
 
     def append(self, rows: np.ndarray, attempts: np.ndarray, outcome: Progress) -> None:
         """Writes finished attempts [n]: the images first, so that a line never lacks its image."""
-        indices = np.asarray(self.examples.indices)[rows]
-        found = np.asarray(outcome.images)[rows]
-        self.images[indices] = found
-        distance = distances(found - np.asarray(self.examples.images)[rows], self.norm)
-        lines = []
-        for row, index, attempt, length in zip(rows, indices, attempts, distance, strict=True):
-            line = {"attack": self.attack, "example": int(index), "attempt": int(attempt)}
-            line |= {field: getattr(outcome, field)[row].item() for field in LINE_FIELDS}
-            if not np.isfinite(line["loss"]):
-                line["loss"] = None  # nothing was found yet; JSON has no infinity
-            lines.append(json.dumps(line | {"distance": float(length)}) + "\n")
+        images = np.asarray(outcome.images)[rows]
+        self.images[self.rows[rows]] = images
+        distance = distances(images - np.asarray(self.examples.images)[rows], self.norm)
+        known = {field: np.asarray(getattr(outcome, field))[rows].tolist() for field in LINE_FIELDS}
+        known |= {"example": np.asarray(self.examples.indices)[rows].tolist(), "attempt": attempts.tolist()}
+        known |= {"distance": distance.tolist()}
+        known["loss"] = [loss if np.isfinite(loss) else None for loss in known["loss"]]
+        lines = [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
         with self.path.open("a") as file:
-            file.write("".join(lines))
+            file.writelines(json.dumps({"attack": self.attack, **line}) + "\n" for line in lines)
 
 
 def fingerprint(tree: Any) -> str:

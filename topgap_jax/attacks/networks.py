@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial, register_dataclass
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import checks
 
@@ -119,7 +120,7 @@ class RandomPass:
         return jax.vmap(one)(images, self.keys)
 
 
-def at_pass(logits_fn: LogitsFn, *numbers: jax.Array | int) -> LogitsFn:
+def at_pass(logits_fn: LogitsFn, *numbers: ArrayLike) -> LogitsFn:
     """The network as it answers in one pass; the `numbers` [B] index, attempt, pass choose the draws."""
     if not is_randomized(logits_fn):
         return logits_fn

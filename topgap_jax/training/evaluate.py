@@ -27,22 +27,11 @@ from topgap_jax.training.step import EvalStep, make_eval_step
 
 ExplainStep = Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]
 
-# The attacks by the names that `evaluation.attacks` takes. The paper's recipe is Foolbox's: steps of eps/30
-# and the last iterate, so that 20 steps reach two thirds of the ball.
-ATTACKS: Mapping[str, tuple[str, Callable[..., attacks.AttackResult]]] = {
-    "fgsm": ("FGSM", attacks.fgsm),
-    "pgd20_paper": ("PGD-20 (paper recipe)", partial(attacks.pgd, steps=20, recipe="paper")),
-    "pgd40_paper": ("PGD-40 (paper recipe)", partial(attacks.pgd, steps=40, recipe="paper")),
-    "pgd50_paper": ("PGD-50 (paper recipe)", partial(attacks.pgd, steps=50, recipe="paper")),
-    "pgd50_strong": ("PGD-50 (strong recipe)", partial(attacks.pgd, steps=50, recipe="strong", restarts=2)),
-}
-
-
 def check_evaluation(config: Any) -> None:
     """Raises a ValueError for a name or value in `config` (the field `evaluation`) that does not exist."""
     for name in config.attacks:
-        if name not in ATTACKS:
-            raise ValueError(f"unknown attack {name!r}; there are: {', '.join(ATTACKS)}")
+        if name not in attacks.PRESETS:
+            raise ValueError(f"unknown attack {name!r}; there are: {', '.join(attacks.PRESETS)}")
     if config.weights not in ("last", "best"):
         raise ValueError(f"unknown evaluation.weights {config.weights!r}; there are: last, best")
     if not 0 < config.attack_eps <= 1:
@@ -153,13 +142,13 @@ def attack(
     name: str, model: Classifier, source: Source, clean: Mapping[str, np.ndarray], config: Any
 ) -> dict[str, Any]:
     """One attack on the first `evaluation.attack_examples` examples of a split."""
-    title, run_attack = ATTACKS[name]
+    preset = attacks.PRESETS[name]
     examples = first_examples(source, config.evaluation.attack_examples)
     labels, predictions = examples["label"], clean["prediction"][: len(examples["label"])]
     eps = config.evaluation.attack_eps
-    result = run_attack(attacks.logits_fn(model), examples["image"], labels, eps=eps)
+    result = preset.attack(attacks.logits_fn(model), examples["image"], labels, eps=eps)
     return {
-        "name": title,
+        "name": preset.title,
         "eps": eps,
         "norm": result.config["norm"],
         "robust_accuracy": attacks.robust_accuracy(predictions, result.predictions, labels),

@@ -1,0 +1,89 @@
+"""Our attacks beside the reference AutoAttack's, on three trained networks and 512 pictures.
+
+The reference is torchattacks, and also fra31/auto-attack where the environment variable AUTOATTACK names its
+folder. Its random numbers are others, so robust accuracies are compared. Square gets a tenth of its queries
+here; `benchmarks/autoattack.py` compares the whole of it.
+"""
+
+import os
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchattacks")
+
+from robust_networks import network, reference, torch_network  # noqa: E402
+from topgap_jax import attacks  # noqa: E402
+from topgap_jax.attacks.autoattack import APGD_DLR, VERSIONS, auto_attack  # noqa: E402
+
+PICTURES = 512
+QUERIES = 500
+TOLERANCE = 0.006  # three pictures
+
+STANDARD = {**VERSIONS["standard"], "square": partial(VERSIONS["standard"]["square"], queries=QUERIES)}
+SINGLE = {**STANDARD, "apgd-dlr": APGD_DLR}
+
+
+class Pair(NamedTuple):
+    """One network in both frameworks, and its pictures."""
+
+    eps: float
+    ours: attacks.LogitsFn
+    theirs: torch.nn.Module
+    images: np.ndarray  # [B,H,W,C]
+    labels: np.ndarray
+
+
+@pytest.fixture(scope="module", params=network.NAMES)
+def pair(request):
+    torch.set_num_threads(os.cpu_count())
+    name = request.param
+    images, labels = network.pictures(PICTURES)
+    return Pair(network.EPS[name], attacks.logits_fn(network.load(name)), torch_network.load(name), images, labels)
+
+
+@pytest.fixture(scope="module")
+def ours(pair):
+    """Who survives, by attack: bool [B]."""
+    clean = attacks.predict(pair.ours, pair.images) == pair.labels
+    rows = np.flatnonzero(clean)
+    survivors = {}
+    for name, attack in SINGLE.items():
+        found = attack(pair.ours, pair.images[rows], pair.labels[rows], eps=pair.eps, indices=rows)
+        survivors[name] = clean.copy()
+        survivors[name][rows] = ~found.success
+    return survivors
+
+
+@pytest.fixture(scope="module", params=reference.sources())
+def theirs(request, pair):
+    """Who survives the reference, by attack."""
+    build, data = reference.sources()[request.param], torch_network.tensors(pair.images, pair.labels)
+    return {
+        name: reference.run(
+            build, pair.theirs, *data, eps=pair.eps, attacks=(name,), queries=QUERIES
+        ).robust
+        for name in SINGLE
+    }
+
+
+def test_same_network(pair):
+    with torch.no_grad():
+        theirs = pair.theirs(torch_network.tensors(pair.images, pair.labels)[0]).numpy()
+    ours = attacks.networks.logits_of(pair.ours, pair.images)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_single_attack_is_as_strong(ours, theirs, name):
+    assert ours[name].mean() <= theirs[name].mean() + TOLERANCE
+
+
+def test_standard_ensemble(pair, theirs):
+    result = auto_attack(pair.ours, pair.images, pair.labels, eps=pair.eps, version=STANDARD)
+    survivors = np.logical_and.reduce([theirs[name] for name in STANDARD])
+    assert result.robust_accuracy["clean"] == (attacks.predict(pair.ours, pair.images) == pair.labels).mean()
+    assert abs((~result.success).mean() - survivors.mean()) <= TOLERANCE

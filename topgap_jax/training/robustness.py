@@ -1,0 +1,248 @@
+"""The robustness of a trained run: cheap attacks and strong ones, worst case per example, diagnostics.
+
+`WORKDIR/robustness/` then holds `robustness.json` and, under `attacks/` and `autoattack/`, one JSON line per
+example, attack and attempt with the adversarial images. Started again, an evaluation goes on from these.
+"""
+
+import dataclasses
+import datetime
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from topgap_jax import attacks
+from topgap_jax.attacks import base
+from topgap_jax.attacks.autoattack import VERSIONS
+from topgap_jax.attacks.journal import Journal
+from topgap_jax.attacks.presets import PRESETS, Preset
+from topgap_jax.data.pipeline import first_examples
+from topgap_jax.data.sources import load_source
+from topgap_jax.models import Classifier, load_model
+from topgap_jax.training.config import ConfigError, resolve
+from topgap_jax.training.evaluate import machine
+from topgap_jax.training.metrics import identity
+
+Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class RobustnessSettings:
+    """What `evaluate_robustness` does.
+
+    Args:
+      eps: radius of the ball, in units of the image range, for instance 8/255.
+      norm: "linf", "l2" or "l1".
+      attacks: names in `attacks.PRESETS`.
+      version: of AutoAttack, see `attacks.auto_attack`; "" leaves it out.
+      examples: the first so many of the split.
+      split: of the run's data; default: its first test split.
+      diagnostics: how many examples the gradient-masking diagnostics use; 0 leaves them out.
+      batch_size: most images in one pass through the network.
+      seed: of the attacks.
+    """
+
+    eps: float
+    norm: str = "linf"
+    attacks: tuple[str, ...] = ("paper_fgsm", "paper_pgd20", "paper_pgd50", "pgd50", "apgd20", "square")
+    version: str = "standard"
+    examples: int = 512
+    split: str = ""
+    diagnostics: int = 128
+    batch_size: int = 64
+    seed: int = 0
+
+
+def evaluate_robustness(
+    workdir: str | Path, settings: RobustnessSettings, report: Report | None = None
+) -> list[Path]:
+    """Evaluates the run in `workdir` and, where there is one, its twin.
+
+    Args:
+      workdir: of a run that `train_and_evaluate` has finished.
+      settings: see `RobustnessSettings`.
+      report: called with lines of text on the way.
+
+    Returns:
+      The folders with a `robustness.json`: of the run and of its twin.
+
+    Raises:
+      ConfigError: no finished run, or settings that do not fit it, before any long work.
+    """
+    report = report or (lambda line: None)
+    workdir = Path(workdir)
+    directories = [workdir] + [workdir / "twin"] * (workdir / "twin").is_dir()
+    try:
+        _check(settings)
+        configs = [_read_config(directory) for directory in directories]
+        models = [load_model(directory / "model.safetensors") for directory in directories]
+        examples = _examples(configs[0], settings)
+        base.prepare(
+            models[0],
+            examples["image"],
+            examples["label"],
+            norm=settings.norm,
+            eps=settings.eps,
+            batch_size=settings.batch_size,
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    folders = []
+    for directory, config, model in zip(directories, configs, models, strict=True):
+        twin = next((other for other in models if other is not model and other.pool == "mean"), None)
+        report(f"{config.title}: {len(examples['label'])} pictures, eps {settings.eps:.4g} ({settings.norm})")
+        folder = directory / "robustness"
+        folder.mkdir(exist_ok=True)
+        result = _evaluate(folder, directory, config, model, twin, examples, settings, report)
+        temporary = folder / "robustness.tmp"
+        temporary.write_text(json.dumps(result, indent=2))
+        temporary.replace(folder / "robustness.json")
+        folders.append(folder)
+    return folders
+
+
+def _check(settings: RobustnessSettings) -> None:
+    unknown = [name for name in settings.attacks if name not in PRESETS]
+    if unknown:
+        raise ValueError(f"unknown attack {unknown[0]!r}; there are: {', '.join(PRESETS)}")
+    if settings.version and settings.version not in VERSIONS:
+        raise ValueError(f"unknown version {settings.version!r}; there are: {', '.join(VERSIONS)}")
+    if settings.examples < 1:
+        raise ValueError(f"examples={settings.examples} must be at least 1")
+    if settings.diagnostics < 0:
+        raise ValueError(f"diagnostics={settings.diagnostics} must not be negative")
+
+
+def _read_config(directory: Path) -> Any:
+    path = directory / "config.json"
+    if not path.exists() or not (directory / "model.safetensors").exists():
+        raise ValueError(f"{directory} holds no finished run: config.json or model.safetensors is missing")
+    return resolve(json.loads(path.read_text()))
+
+
+def _examples(config: Any, settings: RobustnessSettings) -> dict[str, np.ndarray]:
+    split = settings.split or next(iter(config.data.test), config.data.validation)
+    source = load_source(config.data.source, split, **config.data.options)
+    return first_examples(source, settings.examples) | {"split": np.asarray(split)}
+
+
+def _evaluate(
+    folder: Path,
+    directory: Path,
+    config: Any,
+    model: Classifier,
+    twin: Classifier | None,
+    examples: Mapping[str, np.ndarray],
+    settings: RobustnessSettings,
+    report: Report,
+) -> dict[str, Any]:
+    network = attacks.logits_fn(model)
+    images, labels = examples["image"], examples["label"]
+    clean = attacks.predict(network, images, batch_size=settings.batch_size)
+    entries, found = _run_presets(folder, network, images, labels, clean, settings, report)
+    result: dict[str, Any] = {
+        "title": config.title,
+        **identity(config),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "dataset": config.data.source,
+        "split": str(examples["split"]),
+        "architecture": f"{config.model.name}, head {config.model.head}, pool {config.model.pool}",
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(network)),
+        "k": int(model.k[...]) if model.pool == "topk" else None,
+        "image_shape": list(images.shape[1:]),
+        "norm": settings.norm,
+        "eps": settings.eps,
+        "count": len(labels),
+        "clean_accuracy": float((clean == labels).mean()),
+        "attacks": entries,
+    }
+    if settings.version:
+        start = time.monotonic()
+        ensemble = attacks.auto_attack(
+            network,
+            images,
+            labels,
+            eps=settings.eps,
+            norm=settings.norm,
+            version=settings.version,
+            batch_size=settings.batch_size,
+            key=settings.seed,
+            directory=folder / "autoattack",
+            report=report,
+        )
+        found["auto_attack"] = ensemble
+        result["auto_attack"] = {
+            "version": settings.version,
+            "robust_accuracy": ensemble.robust_accuracy,
+            "flags": list(ensemble.flags),
+            "seconds": time.monotonic() - start,
+            "config": ensemble.config,
+        }
+    result["worst_case"] = _worst_case(clean, labels, found)
+    return result
+
+
+def _run_presets(
+    folder: Path,
+    network: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    clean: np.ndarray,
+    settings: RobustnessSettings,
+    report: Report,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The chosen attacks on all pictures: what the report says of each, and their results."""
+    network, checked = base.prepare(
+        network, images, labels, norm=settings.norm, eps=settings.eps, batch_size=settings.batch_size
+    )
+    described = {"eps": settings.eps, "norm": settings.norm, "seed": settings.seed}
+    journal = Journal(folder / "attacks", network, checked, described)
+    entries, found = [], {}
+    for name in settings.attacks:
+        preset, start = PRESETS[name], time.monotonic()
+        log = journal.log(name, checked, settings.norm)
+        found[name] = preset.attack(
+            network,
+            images,
+            labels,
+            eps=settings.eps,
+            norm=settings.norm,
+            batch_size=settings.batch_size,
+            key=settings.seed,
+            log=log,
+        )
+        seconds = None if log.lines else time.monotonic() - start  # of an interrupted one nobody knows
+        entries.append(_entry(name, preset, found[name], clean, labels, seconds))
+        report(f"{preset.title}: robust accuracy {entries[-1]['robust_accuracy']:.1%}")
+    return entries, found
+
+
+def _entry(
+    name: str, preset: Preset, result: Any, clean: np.ndarray, labels: np.ndarray, seconds: float | None
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "title": preset.title,
+        "strength": preset.strength,
+        "robust_accuracy": attacks.robust_accuracy(clean, result.predictions, labels),
+        "prediction_consistency": attacks.prediction_consistency(clean, result.predictions),
+        "count": len(labels),
+        "seconds": seconds,
+        "config": result.config,
+    }
+
+
+def _worst_case(clean: np.ndarray, labels: np.ndarray, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Per example over all attacks; each fooled example counts for the first attack that did it."""
+    standing = clean == labels
+    fooled_by = {"clean": int((~standing).sum())}
+    for name, result in found.items():
+        fooled = standing & (result.predictions != labels)
+        fooled_by[name] = int(fooled.sum())
+        standing = standing & ~fooled
+    return {"robust_accuracy": float(standing.mean()), "fooled_by": fooled_by}

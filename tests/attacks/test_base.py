@@ -49,7 +49,7 @@ class TestThreatModels:
         gradients = jnp.asarray(np.random.default_rng(0).normal(size=(8, 4, 4, 2)), jnp.float32)
         steps = threat_models.NORMS[norm].steepest(gradients)
         np.testing.assert_allclose(distances(steps, 0 * steps, norm), 1, rtol=1e-5)
-        dual = {"linf": 1, "l2": 2}[norm]
+        dual = {"linf": 1, "l2": 2, "l1": np.inf}[norm]
         gain = (steps * gradients).reshape(8, -1).sum(-1)
         np.testing.assert_allclose(gain, np.linalg.norm(gradients.reshape(8, -1), dual, axis=-1), rtol=1e-5)
 

@@ -2,11 +2,13 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from topgap_jax import attacks
 from topgap_jax.attacks import evaluation_checks, evidence, gradient_checks, networks, trajectories
@@ -16,6 +18,8 @@ from topgap_jax.models.classifier import ModelOutput
 
 EPS = 0.1
 HONEST_STEPS = (1, 5, 20, 50, 100)
+# An evaluation that found nothing; with a Square in it, the diagnostics run none.
+NOTHING = {"pgd": np.zeros(96, bool), "square": np.zeros(96, bool)}
 QUICK = dict(eps=EPS, steps=(1, 10, 20), queries=300, samples=20, restarts=3, examples=64)
 
 
@@ -24,11 +28,29 @@ def by_number(diagnostics):
     return {diagnostic.number: diagnostic for diagnostic in diagnostics}
 
 
+def maskable(network, levels, scale, ripple, images):
+    """A network whose input can be quantised or rippled and whose logits can be scaled, in one program."""
+    rounded = jnp.round(levels * images) / jnp.maximum(levels, 1)
+    images = jnp.where(levels > 0, rounded, images + ripple * jnp.sin(32 * jnp.pi * images))
+    return scale * network(images)
+
+
+def masked(data, levels=0.0, scale=1.0, ripple=0.0):
+    maskable_network = data[0].args[0]
+    function, network = maskable_network.func, maskable_network.args[0]
+    return Partial(function, network, *(jnp.float32(number) for number in (levels, scale, ripple)))
+
+
 @pytest.fixture(scope="module")
 def data(trained):
-    """The honest network as a function of its parameters, so that everything built on it compiles once."""
+    """An honest network, images and labels. All networks of this file that can be are one program."""
     network, images, labels = trained
-    return attacks.logits_fn(network), images[:96], labels[:96]
+    numbers = (jnp.float32(number) for number in (0.0, 1.0, 0.0))
+    return (
+        attacks.logits_fn(Partial(maskable, attacks.logits_fn(network), *numbers)),
+        images[:96],
+        labels[:96],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +62,9 @@ def evaluated(trained, data):
         "paper_pgd20": attacks.pgd(network, images, labels, eps=EPS, steps=20, recipe="paper", batch_size=32),
     }
     seen = []
+    double = trajectories.in_float64(trained[0])
     settings = QUICK | dict(steps=HONEST_STEPS, attacks=evaluation, plain_twin=network, log=seen.append)
-    found = diagnose(trained[0], images, labels, **settings)
+    found = diagnose(network, images, labels, float64_network=double, **settings)
     assert sorted(seen, key=lambda diagnostic: diagnostic.number) == found
     return by_number(found), evaluation
 
@@ -83,7 +106,7 @@ class TestHonestNetwork:
         assert found[4].figures["short"] == ["paper_pgd20"]
 
     def test_too_few_small_steps(self, data):
-        found = diagnosed(data[0], data, eps=EPS, steps=(1, 10, 20), queries=1, samples=1)
+        found = diagnosed(data[0], data, attacks=NOTHING, samples=1)
         assert found[4].figures["short"] == ["steps curve, eps/30"]
         assert found[3].status == "WARN" and found[3].figures["still_falling"]["eps/30"] > 0.02
 
@@ -116,51 +139,58 @@ class TestHonestNetwork:
         again = json.loads(json.dumps(rows, allow_nan=False))
         assert [row["number"] for row in again] == list(found)
         for diagnostic in found.values():
-            assert diagnostic.sentence.endswith(".") and diagnostic.sentence[0].isupper()
+            assert diagnostic.sentence.endswith(".") and not diagnostic.sentence[0].islower()
 
     def test_undefended_twin_falls_in_a_larger_ball(self, data):
         network, _, _ = data
-        settings = dict(eps=2 * EPS, plain_twin=network, steps=(1, 2), examples=32, queries=1)
+        settings = dict(eps=2 * EPS, plain_twin=network, steps=(1, 2), examples=32, attacks=NOTHING)
         found = diagnosed(network, data, **settings)
         assert found[17].status == "PASS" and found[17].figures["robust_accuracy"] <= 0.05
         assert diagnosed(network, data, **(settings | dict(eps=0.01)))[17].status == "WARN"
 
+    def test_l2(self, data):
+        found = diagnosed(data[0], data, eps=0.5, norm="l2", steps=(1, 5, 50, 100), attacks=NOTHING)
+        for number in (3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14):
+            assert found[number].status == "PASS", found[number]
+
+    def test_nobody_stands(self, data):
+        network, images, _ = data
+        wrong = (attacks.predict(network, images) + 1) % 10
+        found = by_number(diagnose(network, images, wrong, **QUICK, attacks=NOTHING))
+        assert found[11].figures["standing"] == 0 and found[14].sentence.startswith("Nobody stands")
+        assert found[1].figures["clean_accuracy"] == found[7].figures["robust_accuracy"][0] == 0
+
 
 class TestMaskedNetworks:
     def test_quantised_input(self, data):
-        network, _, _ = data
-        found = diagnosed(lambda images: network(jnp.round(8 * images) / 8), data, plain_twin=network)
+        found = diagnosed(masked(data, levels=8), data, plain_twin=data[0])
         for number in (7, 9, 10, 12, 13, 14):
             assert found[number].status == "WARN", found[number]
         assert found[9].figures["zero_gradients"] == 1
         assert found[14].sentence.endswith("there is no gradient to follow.")
-        assert "float64" in found[9].sentence
+        assert "no network in float64" in found[9].sentence
 
     def test_saturated_softmax(self, data):
-        network, _, _ = data
-        found = diagnosed(lambda images: 1e4 * network(images), data)
+        found = diagnosed(masked(data, scale=1e4), data, attacks=NOTHING)
         assert found[8].status == found[9].status == "WARN"
         robust = found[8].figures["robust_accuracy"]
         assert max(robust["margin"], robust["dlr"], robust["ce-rescaled"]) < robust["ce"] - 0.1
 
     def test_rippled_input(self, data):
         """The ripple keeps the gradient's sign at digits, multiples of 1/16, and turns it between them."""
-        network, _, _ = data
-        rippled = lambda images: network(images + 0.05 * jnp.sin(32 * jnp.pi * images))  # noqa: E731
-        found = diagnosed(rippled, data)
+        found = diagnosed(masked(data, ripple=0.05), data, attacks=NOTHING)
         assert found[6].status == "WARN" and found[6].figures["fooled_by_fgsm_only"] > 0.02
         assert found[13].figures["mean_cosine"] < 0.5
 
-    def test_noise_fools_a_network_without_gradients(self, data):
-        network, _, _ = data
-        found = diagnosed(lambda images: network(jnp.round(2 * images) / 2), data, samples=100)
+    def test_noise_fools_where_gradients_do_not(self, data):
+        found = diagnosed(masked(data, levels=2), data, samples=50, attacks=NOTHING)
         assert found[11].status == "WARN" and found[11].figures["fooled"] > 0
         # What noise found, the worst case knows.
-        evaluation = {"nothing": np.zeros(96, bool)}
-        again = diagnosed(lambda images: network(jnp.round(2 * images) / 2), data, attacks=evaluation)
-        assert (
-            again[2].status == "WARN" and again[2].figures["newly_fooled"] >= again[11].figures["fooled"] > 0
-        )
+        assert found[2].status == "WARN"
+        assert found[2].figures["newly_fooled"] >= found[11].figures["fooled"]
+
+
+SMALL = dict(steps=(1, 2), examples=16, batch_size=16, samples=1, restarts=1)
 
 
 class TestAdaptedToTopGAP:
@@ -173,7 +203,7 @@ class TestAdaptedToTopGAP:
             cam = jnp.broadcast_to(logits[:, None, None], (len(images), 4, 4, 10))
             return ModelOutput(jax.lax.stop_gradient(logits), cam, ())
 
-        found = diagnosed(model, data, cam_network=model, k=2, l1=1.0, examples=32)
+        found = diagnosed(model, data, cam_network=model, k=2, l1=1.0, attacks=NOTHING, **SMALL)
         assert found[15].status == "WARN" and found[15].figures["fooled"] > 0
         assert found[16].figures["expected_target_logit"] == pytest.approx(
             expected_target_logit(1.0, 2, 16, 10)
@@ -249,18 +279,20 @@ class TestSingleChecks:
         assert found[18].status == "WARN" and list(found[18].figures["missing"]) == ["apgd", "square"]
 
     def test_an_ensemble_counts_in_its_parts(self):
-        class Ensemble:
-            success = np.array([True, True, False])
-            predictions = np.array([1, 1, 0])
-            fooled_by = np.array(["apgd-ce", "square", ""], object)
-            config = {"attacks": {"apgd-ce": {"attack": "apgd"}, "square": {"attack": "square"}}}  # noqa: RUF012
-
-        given = evidence.outcomes({"auto_attack": Ensemble}, np.zeros(3, int))
-        assert list(given) == ["auto_attack", "auto_attack: apgd-ce", "auto_attack: square"]
-        assert [name for name in given if evidence.is_white_box(name, given)] == ["auto_attack: apgd-ce"]
+        stages = ["apgd-ce", "fab-t", "square"]
+        ensemble = SimpleNamespace(
+            success=np.array([True, True, False]),
+            predictions=np.array([1, 1, 0]),
+            fooled_by=np.array(["apgd-ce", "square", ""], object),
+            config={"stages": stages, "attacks": {name: {"attack": name} for name in stages}},
+        )
+        given = evidence.outcomes({"auto_attack": ensemble}, np.zeros(3, int))
+        parts = [f"auto_attack: {name}" for name in stages]
+        assert list(given) == ["auto_attack", *parts]
+        assert [name for name in given if evidence.is_white_box(name, given)] == parts[:2]
         np.testing.assert_array_equal(given["auto_attack: square"].success, [False, True, False])
         found = evaluation_checks.configurations(given)
-        assert found.figures["attacks"] == 2 and found.status == "WARN"
+        assert found.figures["attacks"] == 3 and found.status == "WARN"
 
     def test_expected_target_logit(self):
         # d = 256 / (32 * 32 * 10) = 0.025
@@ -272,7 +304,7 @@ class TestSingleChecks:
 class TestTrajectories:
     def test_agrees_with_pgd(self, data):
         network, images, labels = data
-        result = attacks.pgd(network, images, labels, eps=EPS, steps=10, step_size=EPS / 4)
+        result = attacks.pgd(network, images, labels, eps=EPS, steps=10, step_size=EPS / 4, batch_size=32)
         examples = Examples(images, labels.astype(np.int32), labels, np.arange(96), np.zeros(96, np.int32))
         settings = dict(eps=EPS, norm="linf", step_size=EPS / 4, steps=10)
         path = trajectories.ascend(network, examples, **settings)
@@ -283,6 +315,21 @@ class TestTrajectories:
         other = trajectories.ascend(network, examples, batch_size=7, **settings)
         np.testing.assert_array_equal(other.predictions, path.predictions)
 
+    def test_random_networks_draw_by_example(self, data):
+        network, images, labels = data
+
+        def noisy(images, key):
+            return network(images + 0.2 * jax.random.normal(key, images.shape))
+
+        examples = Examples(images, labels.astype(np.int32), labels, np.arange(96), np.zeros(96, np.int32))
+        settings = dict(eps=EPS, norm="linf", step_size=EPS / 4, steps=3, until_fooled=False)
+        paths = [
+            trajectories.ascend(networks.randomized(noisy, key), examples, batch_size=size, **settings)
+            for key, size in ((0, 32), (0, 48), (1, 32))
+        ]
+        np.testing.assert_array_equal(paths[0].predictions, paths[1].predictions)
+        assert (paths[0].predictions != paths[2].predictions).any()
+
     def test_float64_needs_float64(self, data):
         network, images, labels = data
         assert trajectories.float64_gradients(network, images[:2], labels[:2]) is None
@@ -291,7 +338,9 @@ class TestTrajectories:
 class TestNetworkFlags:
     def flags(self, function, data, **changes):
         _, images, labels = data
-        return network_flags(function, changes.get("images", images), changes.get("labels", labels))
+        return network_flags(
+            function, changes.get("images", images), changes.get("labels", labels), batch_size=32
+        )
 
     def test_nothing_odd(self, data):
         assert self.flags(data[0], data) == []
@@ -308,11 +357,11 @@ class TestNetworkFlags:
 
     def test_wrong_everywhere_and_few_classes_and_no_gradient(self, data):
         def constant(images):
-            return jnp.tile(jnp.array([1.0, 0.0, 0.5]), (len(images), 1))
+            return jnp.tile(jnp.array([1.0, 0.0]), (len(images), 1))
 
         flags = self.flags(constant, data, labels=np.ones(96, int))
         assert any("wrong on all 64 clean images" in flag for flag in flags)
-        assert any("with 3 classes" in flag for flag in flags)
+        assert any("with 2 classes" in flag for flag in flags)
         assert any("64 of 64 input gradients are zero" in flag for flag in flags)
 
 
@@ -323,6 +372,7 @@ class TestNetworkFlags:
         (dict(steps=(5, 2)), "steps must be ascending"),
         (dict(examples=0), "examples=0 must be"),
         (dict(eps=8), "did you mean 8/255"),
+        (dict(norm="l1"), "too weak there; use linf or l2"),
         (dict(attacks={"pgd": np.zeros(5, bool)}), r"attacks\['pgd'\] has \(5,\) entries for 96 labels"),
     ],
 )

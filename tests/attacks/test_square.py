@@ -86,7 +86,7 @@ class TestWindows:
         np.testing.assert_allclose(upright[1:8, 3:10], lying[1:8, 3:10].T, atol=1e-7)
 
     @pytest.mark.parametrize("norm", ["l2", "l1"])
-    @pytest.mark.parametrize("shape", [(8, 8, 1), (19, 19, 3), (32, 32, 3), (3, 3, 2), (9, 16, 5)])
+    @pytest.mark.parametrize("shape", [(8, 8, 1), (19, 19, 3), (3, 9, 5)])
     def test_starts_and_proposals_use_the_ball(self, norm, shape):
         eps = 0.5 if norm == "l2" else 1.5
         images = pictures(8, *shape)

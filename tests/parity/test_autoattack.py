@@ -42,7 +42,9 @@ def pair(request):
     torch.set_num_threads(os.cpu_count())
     name = request.param
     images, labels = network.pictures(PICTURES)
-    return Pair(network.EPS[name], attacks.logits_fn(network.load(name)), torch_network.load(name), images, labels)
+    return Pair(
+        network.EPS[name], attacks.logits_fn(network.load(name)), torch_network.load(name), images, labels
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,7 @@ def theirs(request, pair):
     """Who survives the reference, by attack."""
     build, data = reference.sources()[request.param], torch_network.tensors(pair.images, pair.labels)
     return {
-        name: reference.run(
-            build, pair.theirs, *data, eps=pair.eps, attacks=(name,), queries=QUERIES
-        ).robust
+        name: reference.run(build, pair.theirs, *data, eps=pair.eps, attacks=(name,), queries=QUERIES).robust
         for name in SINGLE
     }
 

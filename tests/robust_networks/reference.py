@@ -14,7 +14,7 @@ SINGLE = ("apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square")
 BATCH_SIZE = 250  # fra31/auto-attack's
 
 Attack = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Build = Callable[..., Attack]  # (name, model, eps, queries, seed)
+Build = Callable[..., Attack]  # (name, model, *, eps, targets, queries, seed)
 
 
 class Outcome(NamedTuple):
@@ -29,13 +29,14 @@ def sources() -> dict[str, Build]:
     """The reference implementations that are there, the original first."""
     found: dict[str, Build] = {}
     if folder := os.environ.get("AUTOATTACK"):
-        sys.path.append(folder)
+        # In front: the script that asks may bear the package's name.
+        sys.path[:0] = [] if folder in sys.path else [folder]
         found["auto-attack"] = auto_attack
     return found | {"torchattacks": torchattacks}
 
 
 def torchattacks(
-    name: str, model: torch.nn.Module, *, eps: float, queries: int = 5000, seed: int = 0
+    name: str, model: torch.nn.Module, *, eps: float, targets: int = 9, queries: int = 5000, seed: int = 0
 ) -> Attack:
     """One attack of torchattacks, with the paper's settings: its own defaults are weaker (10 steps)."""
     from torchattacks import APGD, APGDT, FAB, Square
@@ -44,15 +45,15 @@ def torchattacks(
     build: dict[str, Callable[[], Attack]] = {
         "apgd-ce": lambda: APGD(model, steps=100, loss="ce", **settings),
         "apgd-dlr": lambda: APGD(model, steps=100, loss="dlr", **settings),
-        "apgd-t": lambda: APGDT(model, steps=100, n_classes=10, **settings),
-        "fab-t": lambda: FAB(model, steps=100, multi_targeted=True, n_classes=10, **settings),
+        "apgd-t": lambda: APGDT(model, steps=100, n_classes=targets + 1, **settings),
+        "fab-t": lambda: FAB(model, steps=100, multi_targeted=True, n_classes=targets + 1, **settings),
         "square": lambda: Square(model, n_queries=queries, resc_schedule=False, **settings),
     }
     return build[name]()
 
 
 def auto_attack(
-    name: str, model: torch.nn.Module, *, eps: float, queries: int = 5000, seed: int = 0
+    name: str, model: torch.nn.Module, *, eps: float, targets: int = 9, queries: int = 5000, seed: int = 0
 ) -> Attack:
     """One attack of fra31/auto-attack, as its standard version sets it."""
     from autoattack.autopgd_base import APGDAttack, APGDAttack_targeted
@@ -63,8 +64,8 @@ def auto_attack(
     build: dict[str, Callable[[], Any]] = {
         "apgd-ce": lambda: APGDAttack(model, loss="ce", **settings),
         "apgd-dlr": lambda: APGDAttack(model, loss="dlr", **settings),
-        "apgd-t": lambda: APGDAttack_targeted(model, **settings),
-        "fab-t": lambda: FABAttack_PT(model, targeted=True, **settings),
+        "apgd-t": lambda: APGDAttack_targeted(model, n_target_classes=targets, **settings),
+        "fab-t": lambda: FABAttack_PT(model, targeted=True, n_target_classes=targets, **settings),
         "square": lambda: SquareAttack(model, n_queries=queries, resc_schedule=False, **settings),
     }
     return build[name]().perturb
@@ -78,8 +79,7 @@ def run(
     *,
     eps: float,
     attacks: tuple[str, ...] = STANDARD,
-    queries: int = 5000,
-    seed: int = 0,
+    **settings: int,
 ) -> Outcome:
     """The attacks one after the other, each on what the ones before left, as the standard version does."""
     robust = predictions(model, images) == labels
@@ -87,7 +87,7 @@ def run(
     for name in attacks:
         if not robust.any():
             break
-        attack, start = build(name, model, eps=eps, queries=queries, seed=seed), time.perf_counter()
+        attack, start = build(name, model, eps=eps, **settings), time.perf_counter()
         for rows in robust.nonzero()[:, 0].split(BATCH_SIZE):
             adversarial = attack(images[rows], labels[rows])
             inside = (adversarial - images[rows]).abs().max() <= eps + 1e-6

@@ -100,7 +100,9 @@ def main() -> None:
         clean = (attacks.predict(attacks.logits_fn(model), images) == labels).mean()
         robust = {
             recipe: 1
-            - attacks.pgd(model, images, labels, eps=network.EPS[name], recipe=recipe, **settings).success.mean()
+            - attacks.pgd(
+                model, images, labels, eps=network.EPS[name], recipe=recipe, **settings
+            ).success.mean()
             for recipe, settings in {"paper": {"steps": 20}, "strong": {"steps": 50}}.items()
         }
         print(name, f"{time.perf_counter() - start:.0f} s", f"clean {clean:.3f}", robust, flush=True)

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, losses, networks, survivors
 from topgap_jax.attacks.apgd import apgd
@@ -142,7 +143,7 @@ def _with_surrogate(outputs: Partial, k: jax.Array, choice: jax.Array, images: j
     return logits + (substitute - lax.stop_gradient(substitute))
 
 
-def rescaled(logits_fn: Any, images: jax.Array, *, batch_size: int = 64) -> Partial:
+def rescaled(logits_fn: Any, images: ArrayLike, *, batch_size: int = 64) -> Partial:
     """The network with its logits divided by their scale, so that cross-entropy does not saturate.
 
     The scale is the mean gap between the two largest logits of `images`; the classes stay the same.
@@ -171,8 +172,8 @@ def _divided(function: Callable[..., Any], scale: jax.Array, *arguments: jax.Arr
 
 def adaptive(
     model: nnx.Module | Callable[[jax.Array], Any],
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     k: int,
     eps: float,
@@ -180,8 +181,8 @@ def adaptive(
     steps: int = 100,
     surrogates: Sequence[str] = tuple(SURROGATES),
     loss: str = "margin",
-    targets: jax.Array | None = None,
-    indices: jax.Array | None = None,
+    targets: ArrayLike | None = None,
+    indices: ArrayLike | None = None,
     batch_size: int = 64,
     key: jax.Array | int = 0,
     log: Callable[[str, Examples, str], AttackLog] | None = None,

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, losses, networks, survivors, threat_models
 from topgap_jax.attacks.base import AttackResult, Examples, Progress
@@ -274,8 +275,8 @@ def _sparsify(
 
 def apgd(
     logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     eps: float,
     norm: str = "linf",
@@ -286,8 +287,8 @@ def apgd(
     eot: int = 1,
     num_targets: int = 9,
     larger_eps: bool | None = None,
-    targets: jax.Array | None = None,
-    indices: jax.Array | None = None,
+    targets: ArrayLike | None = None,
+    indices: ArrayLike | None = None,
     batch_size: int = 64,
     key: jax.Array | int = 0,
     log: AttackLog | None = None,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, networks
 from topgap_jax.attacks.apgd import apgd
@@ -70,13 +71,13 @@ class AutoAttackResult(NamedTuple):
 
 def auto_attack(
     logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     eps: float,
     norm: str = "linf",
     version: str | Stages = "standard",
-    indices: jax.Array | None = None,
+    indices: ArrayLike | None = None,
     batch_size: int = 64,
     key: jax.Array | int = 0,
     directory: str | Path | None = None,
@@ -147,7 +148,7 @@ def auto_attack(
         flags += _take_over(result, name, rows, found, network, survivors, batch_size)
         accuracy[name] = _standing(result)
         if report is not None:
-            report(f"{name}: {accuracy[name]:.1%} of {len(labels)} still standing")
+            report(f"{name}: {accuracy[name]:.1%} of {len(logits)} still standing")
     flags += _attack_flags(accuracy, settings)
     distance = distances(result.images - np.asarray(examples.images), norm)
     return result._replace(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import register_dataclass
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, networks, survivors, threat_models
 from topgap_jax.attacks.base import AttackResult, Examples, Judgement, Progress
@@ -98,15 +99,15 @@ def _farthest(images: jax.Array) -> jax.Array:
 
 def ddn(
     logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     steps: int = 100,
     init_eps: float = 1.0,
     gamma: float = 0.05,
     eps: float | None = None,
-    targets: jax.Array | None = None,
-    indices: jax.Array | None = None,
+    targets: ArrayLike | None = None,
+    indices: ArrayLike | None = None,
     batch_size: int = 64,
     key: jax.Array | int = 0,
     log: AttackLog | None = None,

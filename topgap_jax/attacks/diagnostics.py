@@ -109,10 +109,8 @@ def transfers(case: Case, twins: Mapping[str, Trajectory]) -> Diagnostic:
         return Diagnostic(12, "transfer", SKIPPED, {}, sentence)
     figures: dict[str, Any] = {"robust_accuracy": {}, "beats_white_box": {}}
     for name, trajectory in twins.items():
-        fooled = (
-            networks.predict(case.network, jnp.asarray(trajectory.images), batch_size=case.batch_size)
-            != case.labels
-        )
+        images = jnp.asarray(trajectory.images)
+        fooled = networks.predict(case.network, images, batch_size=case.batch_size) != case.labels
         case.found |= fooled
         figures["robust_accuracy"][name] = case.accuracy(fooled)
         figures["beats_white_box"][name] = float((fooled & ~case.white_box).mean())
@@ -133,12 +131,9 @@ def adapted(case: Case, cam_network: Any, k: int | None) -> Diagnostic:
         return Diagnostic(15, "adapted to Top-GAP", SKIPPED, {}, sentence)
     standing = len(case.standing)
     success = _attack(case, adaptive, network=cam_network, k=k, steps=STRONG_STEPS)
-    figures = {
-        "standing": standing,
-        "fooled": int(success.sum()),
-        "surplus": float(success.sum() / len(case.labels)),
-    }
-    warn = figures["surplus"] > SURPLUS
+    surplus = float(success.sum() / len(case.labels))
+    figures = {"standing": standing, "fooled": int(success.sum()), "surplus": surplus}
+    warn = surplus > SURPLUS
     sentence = (
         f"Attacks adapted to the pooling fool {success.sum()} of {standing} that stand against gradients: "
         f"{'the top-k selection hides them' if warn else 'the selection hides nothing'}."
@@ -195,7 +190,7 @@ def diagnose(
       images: [B,H,W,C] float in [0, 1].
       labels: the true classes, integers [B] in 0..K-1.
       eps: radius of the ball, in units of the image range, for instance 8/255.
-      norm: a name in `threat_models.NORMS`.
+      norm: "linf" or "l2".
       attacks: the evaluation so far, by name: `AttackResult`s or an `AutoAttackResult` on these images, or
         predictions (integers) or successes (bool) [B]. Attacks without gradients need "square", "noise",
         "transfer" or the like in their name.
@@ -225,6 +220,8 @@ def diagnose(
     checks.check_counts(examples=examples, queries=queries, samples=samples, restarts=restarts)
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1:
         raise ValueError(f"steps must be ascending numbers of at least 1, got {steps}")
+    if norm == "l1":
+        raise ValueError("norm 'l1': PGD, which the diagnostics look at, is too weak there; use linf or l2")
     network, everything = base.prepare(logits_fn, images, labels, norm=norm, eps=eps, batch_size=batch_size)
     truth = np.asarray(everything.labels)
     given = outcomes(attacks or {}, truth)
@@ -334,7 +331,10 @@ def _expected(case: Case, cam_network: Any, k: int | None, l1: float | None) -> 
         return None
     image = jax.ShapeDtypeStruct((1, *case.examples.images.shape[1:]), jnp.float32)
     height, width, classes = jax.eval_shape(lambda images: cam_network(images).cam, image).shape[1:]
-    return expected_target_logit(l1, k, height * width, classes)
+    # Where d reaches 1, the logits collapse and nothing can be predicted.
+    return (
+        expected_target_logit(l1, k, height * width, classes) if l1 * k < height * width * classes else None
+    )
 
 
 def _double(given: Any, logits_fn: Any, cam_network: Any) -> tuple[Callable[[Any], Any] | None, str]:

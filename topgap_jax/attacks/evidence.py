@@ -57,7 +57,8 @@ def outcomes(attacks: Mapping[str, Any], labels: np.ndarray) -> dict[str, Outcom
         if whole.success.shape != labels.shape:
             raise ValueError(f"attacks[{name!r}] has {whole.success.shape} entries for {len(labels)} labels")
         found[name] = whole
-        for part in sorted(set(getattr(result, "fooled_by", ())) - {"", "clean"}):
+        stages = (whole.config or {}).get("stages", ())  # also those that fooled nobody
+        for part in sorted({*getattr(result, "fooled_by", ()), *stages} - {"", "clean"}):
             found[f"{name}: {part}"] = Outcome(np.asarray(result.fooled_by) == part, None, None)
     return found
 

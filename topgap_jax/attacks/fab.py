@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, hyperplane, networks, survivors
 from topgap_jax.attacks.base import AttackResult, Examples, Judgement, Progress
@@ -178,8 +179,8 @@ def _start(attack: FastAdaptiveBoundary, examples: Examples) -> jax.Array:
 
 def fab(
     logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     eps: float | None = None,
     norm: str = "linf",
@@ -190,8 +191,8 @@ def fab(
     alpha_max: float = 0.1,
     eta: float = 1.05,
     beta: float = 0.9,
-    targets: jax.Array | None = None,
-    indices: jax.Array | None = None,
+    targets: ArrayLike | None = None,
+    indices: ArrayLike | None = None,
     batch_size: int = 64,
     key: jax.Array | int = 0,
     log: AttackLog | None = None,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial, register_dataclass
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, losses, networks, survivors, threat_models
 from topgap_jax.attacks.base import AttackResult, Examples, Progress
@@ -85,15 +86,15 @@ def _judge_last(attack: ProjectedGradient, logits: jax.Array, examples: Examples
 
 def fgsm(
     logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     eps: float,
     norm: str = "linf",
     loss: str = "ce",
-    targets: jax.Array | None = None,
+    targets: ArrayLike | None = None,
     batch_size: int = 64,
-    indices: jax.Array | None = None,
+    indices: ArrayLike | None = None,
     key: jax.Array | int = 0,
     log: AttackLog | None = None,
 ) -> AttackResult:
@@ -146,8 +147,8 @@ def fgsm(
 
 def pgd(
     logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     eps: float,
     steps: int = 20,
@@ -157,8 +158,8 @@ def pgd(
     recipe: str = "strong",
     random_start: bool = True,
     restarts: int = 1,
-    targets: jax.Array | None = None,
-    indices: jax.Array | None = None,
+    targets: ArrayLike | None = None,
+    indices: ArrayLike | None = None,
     batch_size: int = 64,
     key: jax.Array | int = 0,
     log: AttackLog | None = None,

@@ -195,7 +195,7 @@ def _sharding(spec: PartitionSpec) -> NamedSharding:
     return NamedSharding(Mesh(np.array(jax.local_devices()), ("data",), axis_types=(AxisType.Auto,)), spec)
 
 
-def logits_of(model: Any, images: jax.Array, *, batch_size: int = 64) -> np.ndarray:
+def logits_of(model: Any, images: ArrayLike, *, batch_size: int = 64) -> np.ndarray:
     """Logits of every image, float32 [B,K] on the host, in padded batches of one size.
 
     Args:
@@ -219,18 +219,18 @@ def logits_of(model: Any, images: jax.Array, *, batch_size: int = 64) -> np.ndar
     return np.concatenate(found)
 
 
-def predict(model: Any, images: jax.Array, *, batch_size: int = 64) -> np.ndarray:
+def predict(model: Any, images: ArrayLike, *, batch_size: int = 64) -> np.ndarray:
     """Predicted class of every image, int32 [B]; see `logits_of`."""
     return logits_of(model, images, batch_size=batch_size).argmax(-1).astype(np.int32)
 
 
 def likeliest_targets(
-    model: Any, images: jax.Array, labels: np.ndarray, count: int, *, batch_size: int = 64
+    model: Any, images: ArrayLike, labels: ArrayLike, count: int, *, batch_size: int = 64
 ) -> np.ndarray:
     """The `count` classes with the largest logits besides the label, the likeliest first, int32 [B,count].
 
     Fewer where the network has fewer: at most K - 1.
     """
     logits = logits_of(model, images, batch_size=batch_size)
-    logits[np.arange(len(logits)), labels] = -np.inf
+    logits[np.arange(len(logits)), np.asarray(labels)] = -np.inf
     return np.argsort(-logits, axis=-1, kind="stable")[:, : min(count, logits.shape[1] - 1)].astype(np.int32)

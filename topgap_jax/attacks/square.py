@@ -2,8 +2,8 @@
 
 Each step changes the best image so far inside a square window, and keeps the change where the loss grows.
 In Linf the window gets one colour at the border of the ball; in L2 and L1 a patch of two peaks, paid for
-with what another window held. The windows shrink by a schedule. AutoAttack draws one for a whole batch; here every
-example has windows and signs of its own.
+with what another window held. The windows shrink by a schedule. AutoAttack draws one for a whole batch; here
+every example has windows and signs of its own.
 """
 
 import dataclasses

@@ -69,11 +69,8 @@ def _watch(
     def total_loss(images: jax.Array) -> tuple[jax.Array, Any]:
         logits = logits_fn(images)
         # With 2 classes there is no DLR loss, and the margin stands in.
-        known = [
-            f if logits.shape[1] > 2 or f is not WATCHED["dlr"] else WATCHED["margin"]
-            for f in WATCHED.values()
-        ]
-        values = lax.switch(loss, known, logits, examples.labels, examples.targets)
+        known = dict(WATCHED) if logits.shape[1] > 2 else {**WATCHED, "dlr": WATCHED["margin"]}
+        values = lax.switch(loss, list(known.values()), logits, examples.labels, examples.targets)
         return values.sum(), (logits.argmax(-1).astype(jnp.int32), values)
 
     gradient, (predictions, values) = jax.grad(total_loss, has_aux=True)(images)
@@ -143,7 +140,7 @@ def ascend(
             predictions[number, rows] = np.asarray(seen.predictions)[: len(rows)]
             values[number, rows] = np.asarray(seen.losses)[: len(rows)]
             checks.check_numbers(values[number, rows], rows)
-            going[rows] = ~until_fooled | (predictions[number, rows] == labels[rows])
+            going[rows] = (not until_fooled) | (predictions[number, rows] == labels[rows])
             if number < steps:
                 moving = going[rows]
                 images[rows[moving]] = np.asarray(seen.moved)[: len(rows)][moving]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, networks
 from topgap_jax.attacks.base import AttackResult, Progress
@@ -26,12 +26,12 @@ PGD60 = partial(pgd, steps=60, recipe="paper")
 def transfer(
     source: Any,
     target: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     eps: float,
     attack: Callable[..., AttackResult] = PGD60,
-    targets: jax.Array | None = None,
+    targets: ArrayLike | None = None,
     batch_size: int = 64,
     **settings: Any,
 ) -> AttackResult:
@@ -74,12 +74,12 @@ def transfer(
 def judge_images(
     target: Any,
     adversarial: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     eps: float,
     norm: str = "linf",
     *,
-    targets: jax.Array | None = None,
+    targets: ArrayLike | None = None,
     batch_size: int = 64,
 ) -> AttackResult:
     """Judges adversarial images that were made elsewhere.

@@ -18,6 +18,7 @@ import numpy as np
 from topgap_jax import attacks
 from topgap_jax.attacks import base
 from topgap_jax.attacks.autoattack import VERSIONS
+from topgap_jax.attacks.diagnostics import diagnose
 from topgap_jax.attacks.journal import Journal
 from topgap_jax.attacks.presets import PRESETS, Preset
 from topgap_jax.data.pipeline import first_examples
@@ -179,12 +180,48 @@ def _evaluate(
         result["auto_attack"] = {
             "version": settings.version,
             "robust_accuracy": ensemble.robust_accuracy,
+            "prediction_consistency": attacks.prediction_consistency(clean, ensemble.predictions),
+            "count": len(labels),
             "flags": list(ensemble.flags),
             "seconds": time.monotonic() - start,
             "config": ensemble.config,
         }
+    if settings.diagnostics:
+        diagnostics = diagnose(
+            model,
+            images,
+            labels,
+            eps=settings.eps,
+            norm=settings.norm,
+            attacks=found,
+            cam_network=model if model.pool == "topk" else None,
+            k=result["k"],
+            l1=config.loss.l1,
+            plain_twin=twin,
+            examples=min(settings.diagnostics, len(labels)),
+            key=settings.seed,
+            log=lambda diagnostic: report(f"{diagnostic.number:2} {diagnostic.name}: {diagnostic.status}"),
+        )
+        result["diagnostics"] = [diagnostic._asdict() for diagnostic in diagnostics]
+        result["steps_curve"] = _steps_curve(diagnostics[2].figures, settings)
     result["worst_case"] = _worst_case(clean, labels, found)
     return result
+
+
+def _steps_curve(figures: Mapping[str, Any], settings: RobustnessSettings) -> list[dict[str, Any]]:
+    """The paper's figure A3: at eps/30 its recipe, the last iterate; else the best iterate so far."""
+    last = figures["last_iterate"]
+    return [
+        {
+            "step_size": settings.eps / float(name.removeprefix("eps/")),
+            "relative_step_size": name,
+            "steps": figures["steps"],
+            "count": settings.diagnostics,
+            "robust_accuracy": accuracies,
+        }
+        | (last if name == last["step"] else {})
+        for name, accuracies in figures["robust_accuracy"].items()
+    ]
 
 
 def _run_presets(

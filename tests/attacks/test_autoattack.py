@@ -125,7 +125,7 @@ class TestFlags:
         assert "two calls" in " ".join(self.flags(changing, images, labels))
 
     def test_wrong_on_every_image(self, trained):
-        network, images, labels = trained
+        network, images, _ = trained
         wrong = (attacks.predict(network, images) + 1) % 10
         result = attacks.auto_attack(network, images, wrong, eps=EPS, version=SHORT)
         assert result.robust_accuracy == {"clean": 0.0}
@@ -218,16 +218,17 @@ def lines(directory):
     return path.read_text().count("\n") if path.exists() else 0
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    process = job(directory)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output.decode()
+    return directory
+
+
 @pytest.mark.slow
 class TestProcesses:
-    @pytest.fixture(scope="class")
-    def uninterrupted(self, tmp_path_factory):
-        directory = tmp_path_factory.mktemp("uninterrupted")
-        process = job(directory)
-        output = process.communicate(timeout=300)[0]
-        assert process.returncode == 0, output.decode()
-        return directory
-
     def test_killed_and_started_again(self, tmp_path, uninterrupted):
         total = lines(uninterrupted)
         for share in (0.3, 0.7):
@@ -235,7 +236,7 @@ class TestProcesses:
             while process.poll() is None and lines(tmp_path) < share * total:
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.communicate()
             assert share * total <= lines(tmp_path) < total
         process = job(tmp_path)
         output = process.communicate(timeout=300)[0]

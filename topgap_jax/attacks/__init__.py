@@ -7,6 +7,7 @@ from topgap_jax.attacks.base import AttackResult, prediction_consistency, robust
 from topgap_jax.attacks.ddn import ddn
 from topgap_jax.attacks.fab import fab
 from topgap_jax.attacks.gradient import fgsm, pgd
+from topgap_jax.attacks.hard_label import rays
 from topgap_jax.attacks.networks import LogitsFn, logits_fn, predict, randomized
 from topgap_jax.attacks.presets import PRESETS
 from topgap_jax.attacks.square import square
@@ -28,6 +29,7 @@ __all__ = [
     "predict",
     "prediction_consistency",
     "randomized",
+    "rays",
     "robust_accuracy",
     "square",
     "transfer",

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, networks, survivors
 from topgap_jax.attacks.base import AttackResult, Examples, Progress
@@ -126,14 +127,14 @@ def _next_block(state: State) -> tuple[jax.Array, jax.Array]:
 
 def rays(
     logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     eps: float,
     queries: int = 1000,
     tolerance: float | None = None,
-    targets: jax.Array | None = None,
-    indices: jax.Array | None = None,
+    targets: ArrayLike | None = None,
+    indices: ArrayLike | None = None,
     batch_size: int = 64,
     key: jax.Array | int = 0,
     log: AttackLog | None = None,

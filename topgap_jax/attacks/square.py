@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, losses, networks, survivors, threat_models
 from topgap_jax.attacks.base import AttackResult, Examples, Progress
@@ -270,8 +271,8 @@ def window_sizes(p: float, shape: tuple[int, ...], norm: str) -> np.ndarray:
 
 def square(
     logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     eps: float,
     norm: str = "linf",
@@ -280,8 +281,8 @@ def square(
     loss: str = "margin",
     rescale_schedule: bool = False,
     restarts: int = 1,
-    targets: jax.Array | None = None,
-    indices: jax.Array | None = None,
+    targets: ArrayLike | None = None,
+    indices: ArrayLike | None = None,
     batch_size: int = 64,
     key: jax.Array | int = 0,
     log: AttackLog | None = None,

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 from topgap_jax import attacks
 from topgap_jax.attacks import networks, survivors
-from topgap_jax.attacks.adaptive import SURROGATES, adaptive, adaptive_networks, rescaled, soft_topk
+from topgap_jax.attacks.adaptive import SURROGATES, adaptive, adaptive_networks, soft_topk
 from topgap_jax.attacks.base import check_examples
 from topgap_jax.attacks.journal import Journal
 from topgap_jax.attacks.losses import LOSSES
@@ -175,7 +175,7 @@ class TestPlanted:
         assert not result.success.any()
 
     @pytest.mark.parametrize("name", SURROGATES)
-    @pytest.mark.parametrize("loss", ["ce", "margin"])
+    @pytest.mark.parametrize("loss", [pytest.param("ce", marks=pytest.mark.slow), "margin"])
     def test_every_surrogate_finds_it(self, name, loss):
         result = adaptive(MASKED, GREY, ZEROS, k=PIXELS, eps=0.25, steps=20, surrogates=[name], loss=loss)
         assert result.success.all()
@@ -225,6 +225,7 @@ class TestAdaptive:
         never = ~result.success
         np.testing.assert_array_equal(result.queries[never], 1 + 4 * 11)
 
+    @pytest.mark.slow
     def test_batch_size_and_order_of_the_data_do_not_matter(self, result):
         rows = np.arange(60)[::-1]
         settings = dict(k=K, eps=0.18, steps=10, indices=rows, batch_size=20)
@@ -271,35 +272,6 @@ class TestAdaptive:
 
 
 LOGITS_OF_MANY = networks.logits_of(MODEL, MANY)
-
-
-class TestRescaled:
-    @pytest.mark.parametrize("scale", [1e-3, 1e3])
-    def test_gap_becomes_one_and_cross_entropy_wakes_up(self, scale):
-        loud = Partial(lambda s, images: s * MODEL(images).logits, jnp.float32(scale))
-        network = rescaled(loud, MANY)
-        logits = networks.logits_of(network, MANY)
-        second, first = np.sort(logits)[:, -2:].T
-        assert (first - second).mean() == pytest.approx(1, rel=1e-4)
-        np.testing.assert_array_equal(logits.argmax(-1), LOGITS_OF_MANY.argmax(-1))
-        labels = logits.argmax(-1)
-        gradient = jax.grad(lambda x: LOSSES["ce"](network(x), labels).sum())(jnp.asarray(MANY))
-        assert (np.abs(gradient).max((1, 2, 3)) > 1e-3).all()
-        if scale > 1:
-            asleep = jax.grad(lambda x: LOSSES["ce"](loud(x), labels).sum())(jnp.asarray(MANY))
-            assert (np.abs(asleep).max((1, 2, 3)) == 0).mean() > 0.3
-
-    def test_a_constant_network_stays(self):
-        network = rescaled(lambda images: jnp.zeros((len(images), 3)), MANY)
-        assert not networks.logits_of(network, MANY).any()
-
-    def test_a_randomised_network_stays_randomised(self):
-        def noisy(images, key):
-            return 100 * MODEL(images).logits + jax.random.normal(key, (1, 6))
-
-        network = rescaled(networks.randomized(noisy), MANY)
-        assert networks.is_randomized(network)
-        assert np.abs(networks.logits_of(network, MANY)).max() < 50
 
 
 class TestBadInput:

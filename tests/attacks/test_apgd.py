@@ -14,6 +14,9 @@ from topgap_jax.attacks.base import Examples
 
 EPS = {"linf": 0.1, "l2": 1.0, "l1": 6.0}
 
+# The other norms differ in the geometry only, which has tests of its own.
+NORMS = ["linf", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("l2", "l1"))]
+
 
 def linear(images):
     """A network of 10 classes that anything fools if eps is large enough."""
@@ -103,7 +106,7 @@ class TestStart:
 
 
 class TestAttack:
-    @pytest.mark.parametrize("norm", EPS)
+    @pytest.mark.parametrize("norm", NORMS)
     def test_result_is_consistent_and_the_batch_does_not_matter(self, trained, norm):
         network, images, labels = trained
         settings = dict(eps=EPS[norm] / 4, norm=norm, steps=20)
@@ -147,7 +150,7 @@ class TestAttack:
         np.testing.assert_array_equal(result.success, result.predictions == targets[:64])
         assert result.success.mean() > 0.9
 
-    @pytest.mark.parametrize("norm", EPS)
+    @pytest.mark.parametrize("norm", NORMS)
     def test_zero_gradients(self, norm):
         images = np.random.default_rng(0).uniform(size=(4, 4, 4, 1)).astype(np.float32)
         result = apgd(constant, images, np.zeros(4, int), eps=0.1, norm=norm, loss="dlr", steps=10)
@@ -172,6 +175,7 @@ class TestAttack:
         result = apgd(network, images, np.zeros(4, int), eps=0.9, loss=loss, steps=5)
         assert result.config["loss_fallback"] == fallback and result.config["loss"] == loss
 
+    @pytest.mark.slow
     def test_averages_over_the_draws(self):
         """The signal drowns in noise that four draws out of five do not share."""
 

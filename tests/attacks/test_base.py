@@ -29,7 +29,8 @@ class TestThreatModels:
         clean = random_images(seed)
         far = clean + np.random.default_rng(seed + 10).normal(scale=3 * eps, size=clean.shape)
         projected = threat_models.project(jnp.asarray(far, jnp.float32), clean, eps, norm)
-        assert distances(projected, clean, norm).max() <= eps + 1e-6
+        # The l1 length is a sum of 90 rounded differences.
+        assert distances(projected, clean, norm).max() <= eps * (1 + 1e-5)
         assert projected.min() >= 0 and projected.max() <= 1
         np.testing.assert_allclose(threat_models.project(projected, clean, eps, norm), projected, atol=1e-6)
 

@@ -11,9 +11,10 @@ import pytest
 from jax.tree_util import Partial
 
 from topgap_jax import attacks
-from topgap_jax.attacks import evaluation_checks, evidence, gradient_checks, networks, trajectories
+from topgap_jax.attacks import base, evaluation_checks, evidence, gradient_checks, networks, trajectories
 from topgap_jax.attacks.base import Examples
-from topgap_jax.attacks.diagnostics import diagnose, expected_target_logit, network_flags
+from topgap_jax.attacks.diagnostics import diagnose, expected_target_logit
+from topgap_jax.attacks.network_checks import network_flags
 from topgap_jax.models.classifier import ModelOutput
 
 EPS = 0.1
@@ -148,6 +149,7 @@ class TestHonestNetwork:
         assert found[17].status == "PASS" and found[17].figures["robust_accuracy"] <= 0.05
         assert diagnosed(network, data, **(settings | dict(eps=0.01)))[17].status == "WARN"
 
+    @pytest.mark.slow
     def test_l2(self, data):
         found = diagnosed(data[0], data, eps=0.5, norm="l2", steps=(1, 5, 50, 100), attacks=NOTHING)
         for number in (3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14):
@@ -315,6 +317,7 @@ class TestTrajectories:
         other = trajectories.ascend(network, examples, batch_size=7, **settings)
         np.testing.assert_array_equal(other.predictions, path.predictions)
 
+    @pytest.mark.slow
     def test_random_networks_draw_by_example(self, data):
         network, images, labels = data
 
@@ -338,9 +341,16 @@ class TestTrajectories:
 class TestNetworkFlags:
     def flags(self, function, data, **changes):
         _, images, labels = data
-        return network_flags(
-            function, changes.get("images", images), changes.get("labels", labels), batch_size=32
+        network, examples = base.prepare(
+            function,
+            changes.get("images", images),
+            changes.get("labels", labels),
+            norm="linf",
+            eps=0.1,
+            batch_size=32,
         )
+        logits = networks.logits_of(network, examples.images, batch_size=32)
+        return network_flags(network, examples, logits, batch_size=32)
 
     def test_nothing_odd(self, data):
         assert self.flags(data[0], data) == []
@@ -360,7 +370,7 @@ class TestNetworkFlags:
             return jnp.tile(jnp.array([1.0, 0.0]), (len(images), 1))
 
         flags = self.flags(constant, data, labels=np.ones(96, int))
-        assert any("wrong on all 64 clean images" in flag for flag in flags)
+        assert any("wrong on all 96 clean images" in flag for flag in flags)
         assert any("with 2 classes" in flag for flag in flags)
         assert any("64 of 64 input gradients are zero" in flag for flag in flags)
 

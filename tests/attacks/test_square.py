@@ -13,6 +13,9 @@ from topgap_jax.attacks.square import Square, Window, patch, schedule, square, w
 
 EPS = {"linf": 0.15, "l2": 1.0, "l1": 6.0}
 
+# The other norms differ in the geometry only, which has tests of its own.
+NORMS = ["linf", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("l2", "l1"))]
+
 
 def attack_on(images, norm, eps, queries=100):
     """The attack, examples and its start."""
@@ -110,7 +113,7 @@ class TestWindows:
 
 
 class TestSquare:
-    @pytest.mark.parametrize("norm", EPS)
+    @pytest.mark.parametrize("norm", NORMS)
     def test_result_is_consistent_in_any_batch(self, trained, norm):
         network, images, labels = trained
         result = square(network, images, labels, eps=EPS[norm], norm=norm, queries=60)

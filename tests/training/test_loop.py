@@ -130,7 +130,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         (changed(loss={"l1": -1.0}), "loss.l1=-1.0 must not be negative"),
         (changed(loss={"label_smoothing": 1.0}), r"loss.label_smoothing=1.0 is outside \[0, 1\)"),
         (changed(mesh={"data": 3}), "mesh data=3 x fsdp=1 needs 3 devices; there are 1"),
-        (changed(evaluation={"attacks": ("pgd",)}), "unknown attack 'pgd'; there are: paper_fgsm, paper_pgd20"),
+        (
+            changed(evaluation={"attacks": ("pgd",)}),
+            "unknown attack 'pgd'; there are: paper_fgsm, paper_pgd20",
+        ),
         (
             changed(evaluation={"weights": "first"}),
             "unknown evaluation.weights 'first'; there are: last, best",

@@ -93,7 +93,7 @@ def test_command(workdir, evaluated, capsys):
     ],
 )
 def test_bad_input_ends_in_one_line(workdir, arguments, message):
-    with pytest.raises(SystemExit, match="^Error: ") as error:
+    with pytest.raises(SystemExit, match=r"^Error: ") as error:
         main(["robustness", str(workdir), *arguments.split()])
     assert message in str(error.value) and "\n" not in str(error.value)
 

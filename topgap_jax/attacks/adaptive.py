@@ -143,30 +143,6 @@ def _with_surrogate(outputs: Partial, k: jax.Array, choice: jax.Array, images: j
     return logits + (substitute - lax.stop_gradient(substitute))
 
 
-def rescaled(logits_fn: Any, images: ArrayLike, *, batch_size: int = 64) -> Partial:
-    """The network with its logits divided by their scale, so that cross-entropy does not saturate.
-
-    The scale is the mean gap between the two largest logits of `images`; the classes stay the same.
-
-    Args:
-      logits_fn: a classifier, see `networks.logits_fn`; also a randomised one.
-      images: [B,H,W,C] float in [0, 1].
-      batch_size: images per pass through the network.
-    """
-    network = networks.logits_fn(logits_fn)
-    second, first = np.sort(networks.logits_of(network, images, batch_size=batch_size))[:, -2:].T
-    scale = jnp.float32((first - second).mean() or 1)  # a network that says the same of all classes stays
-    if networks.is_randomized(network):
-        function, key = network.args
-        return networks.randomized(Partial(_divided, function, scale), key)
-    return Partial(_divided, network, scale)
-
-
-def _divided(function: Callable[..., Any], scale: jax.Array, *arguments: jax.Array) -> jax.Array:
-    output = function(*arguments)
-    return jnp.asarray(getattr(output, "logits", output), jnp.float32) / scale
-
-
 # --- The attack -------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from topgap_jax.attacks.apgd import apgd
 from topgap_jax.attacks.base import AttackResult, Examples
 from topgap_jax.attacks.fab import fab
 from topgap_jax.attacks.journal import Journal
+from topgap_jax.attacks.network_checks import network_flags
 from topgap_jax.attacks.square import square
 from topgap_jax.attacks.threat_models import distances
 
@@ -125,7 +126,9 @@ def auto_attack(
 
     logits = networks.logits_of(network, examples.images, batch_size=batch_size)
     result = _clean(examples, logits)
-    flags = list(_network_flags(network, examples, logits, batch_size, version))
+    flags = network_flags(network, examples, logits, batch_size=batch_size)
+    if networks.is_randomized(network) and version != "rand":
+        flags.append('the network is randomised: version="rand" averages its gradients')
     accuracy = {"clean": _standing(result)}
     settings: dict[str, Any] = {}
     for number, (name, attack) in enumerate(stages.items()):
@@ -211,26 +214,6 @@ def _take_over(
     if not lost:
         return []
     return [f"{lost} of {len(hits)} adversarial images of {name} did not fool the network when shown again"]
-
-
-def _network_flags(
-    network: Partial, examples: Examples, logits: np.ndarray, batch_size: int, version: str | Stages
-) -> list[str]:
-    """What is odd about the network itself."""
-    flags = []
-    if (logits >= 0).all() and (logits <= 1).all() and np.allclose(logits.sum(-1), 1, atol=1e-5):
-        flags.append("the outputs look like probabilities: give logits, else the losses lose their gradient")
-    if networks.is_randomized(network):
-        if version != "rand":
-            flags.append('the network is randomised: version="rand" averages its gradients')
-    elif not np.array_equal(networks.logits_of(network, examples.images, batch_size=batch_size), logits):
-        flags.append("two calls with the same images gave different logits: see networks.randomized")
-    classes = logits.shape[1]
-    if classes < 4:
-        flags.append(f"with {classes} classes the (targeted) DLR loss does not exist: the margin stands in")
-    if (logits.argmax(-1) != np.asarray(examples.labels)).all():
-        flags.append("the network is wrong on every clean image: nothing is left to attack")
-    return flags
 
 
 def _attack_flags(accuracy: Mapping[str, float], settings: Mapping[str, Any]) -> list[str]:

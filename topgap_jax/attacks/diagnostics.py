@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from topgap_jax.attacks import base, checks, evaluation_checks, gradient_checks, networks
 from topgap_jax.attacks.adaptive import adaptive
-from topgap_jax.attacks.base import Examples
 from topgap_jax.attacks.evidence import (
     SKIPPED,
     STRONG_STEP,
@@ -31,7 +30,7 @@ from topgap_jax.attacks.evidence import (
     verdict,
 )
 from topgap_jax.attacks.square import square
-from topgap_jax.attacks.trajectories import Trajectory, ascend, in_float64, input_gradients
+from topgap_jax.attacks.trajectories import Trajectory, ascend, in_float64
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 
@@ -161,8 +160,8 @@ def expected_target_logit(l1: float, k: int, positions: int, classes: int) -> fl
 
 def diagnose(
     logits_fn: Any,
-    images: jax.Array,
-    labels: jax.Array,
+    images: ArrayLike,
+    labels: ArrayLike,
     *,
     eps: float,
     norm: str = "linf",
@@ -345,53 +344,3 @@ def _double(given: Any, logits_fn: Any, cam_network: Any) -> tuple[Callable[[Any
             modules[0]
         ), "the network computes in less than float64"
     return None, "no network in float64 was given"
-
-
-# --- Before an evaluation ---------------------------------------------------------------------------------
-
-SAME = 1e-4  # relative: two compilations of one network may round differently
-
-
-def network_flags(
-    logits_fn: Any, images: jax.Array, labels: jax.Array, *, examples: int = 64, batch_size: int = 64
-) -> list[str]:
-    """What is odd about a network, a sentence each: cheap checks before an evaluation.
-
-    Args:
-      logits_fn: a classifier, see `networks.logits_fn`.
-      images: [B,H,W,C] float in [0, 1].
-      labels: the true classes, integers [B] in 0..K-1.
-      examples: how many of the images are looked at, the first ones.
-      batch_size: images in one pass through the network.
-    """
-    network = networks.logits_fn(logits_fn)
-    chosen = base.check_examples(network, images[:examples], labels[:examples], batch_size=batch_size)
-    logits = networks.logits_of(network, chosen.images, batch_size=batch_size)
-    classes, wrong = logits.shape[1], logits.argmax(-1) != chosen.labels
-    flags = []
-    if logits.min() >= 0 and logits.max() <= 1 and np.allclose(logits.sum(-1), 1, atol=1e-3):
-        flags.append("the outputs look like probabilities: give logits, else the losses lose their gradient")
-    if not networks.is_randomized(network) and _changes(network, chosen, logits, batch_size):
-        flags.append("two calls with the same images gave different logits: see networks.randomized")
-    if wrong.all():
-        flags.append(f"the network is wrong on all {len(wrong)} clean images: do labels and classes match?")
-    if classes < 4:
-        flags.append(f"with {classes} classes the (targeted) DLR loss does not exist: the margin stands in")
-    gradients = input_gradients(
-        network, chosen, np.asarray(chosen.images), norm="linf", batch_size=batch_size
-    )
-    zero = np.array([not gradient.any() for gradient in gradients])
-    if zero.any():
-        flags.append(
-            f"{zero.sum()} of {len(zero)} input gradients are zero: attacks with gradients are blind there"
-        )
-    return flags
-
-
-def _changes(network: Partial, examples: Examples, logits: np.ndarray, batch_size: int) -> bool:
-    """Whether a second call, and one compiled anew, give other logits."""
-    again = networks.logits_of(network, examples.images, batch_size=batch_size)
-    # Random numbers from outside JAX are constants of a program: only another compilation shows them.
-    anew = np.asarray(jax.jit(lambda network, images: network(images))(network, examples.images))
-    tolerance: dict[str, Any] = dict(rtol=SAME, atol=SAME * max(1e-6, float(np.abs(logits).max())))
-    return not (np.allclose(again, logits, **tolerance) and np.allclose(anew, logits, **tolerance))

@@ -27,6 +27,7 @@ from topgap_jax.training.step import EvalStep, make_eval_step
 
 ExplainStep = Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]
 
+
 def check_evaluation(config: Any) -> None:
     """Raises a ValueError for a name or value in `config` (the field `evaluation`) that does not exist."""
     for name in config.attacks:

@@ -114,6 +114,12 @@ def _check(settings: RobustnessSettings) -> None:
         raise ValueError(f"unknown version {settings.version!r}; there are: {', '.join(VERSIONS)}")
     if settings.examples < 1:
         raise ValueError(f"examples={settings.examples} must be at least 1")
+    if settings.norm == "l1":
+        pgd = [name for name in settings.attacks if ("pgd" in name and "apgd" not in name) or "fgsm" in name]
+        if pgd:
+            raise ValueError(
+                f"{pgd[0]} is too weak in norm 'l1'; choose attacks from: apgd, apgd_dlr, square"
+            )
     if settings.diagnostics < 0:
         raise ValueError(f"diagnostics={settings.diagnostics} must not be negative")
 
@@ -186,7 +192,7 @@ def _evaluate(
             "seconds": time.monotonic() - start,
             "config": ensemble.config,
         }
-    if settings.diagnostics:
+    if settings.diagnostics and settings.norm != "l1":  # they look at PGD, which is too weak there
         diagnostics = diagnose(
             model,
             images,

@@ -49,7 +49,7 @@ benchmark-backbones: .venv-parity/done
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --upgrade pip
 	.venv-parity/bin/python -m pip install --quiet -r requirements-parity.txt --editable .
-	.venv-parity/bin/python -m pip install --quiet --no-deps robustbench==1.1.1
+	.venv-parity/bin/python -m pip install --quiet --no-deps robustbench==1.1.1 torchattacks==3.5.1
 	touch $@
 
 clean:

@@ -13,7 +13,8 @@ passes    images that the network saw, forward or forward and backward, both cou
 us/image  microseconds of one image in a forward pass, and in a forward and a backward pass (the gradient of
           the cross-entropy with respect to the images), in batches of 64 and 256.
 forward, backward    ours: passes times their microseconds at the batch size of the attack.
-rest      ours: the seconds that are left: the attacks' own arithmetic, random numbers, the host.
+rest      ours: the seconds that are left: empty slots of a batch when few survive, the attacks' own
+          arithmetic, random numbers, the host.
 
 `--json PATH` appends a line per network and contender as it is measured; one that stands there already, from
 the same machine with the same settings, is not measured again.

@@ -37,6 +37,7 @@ def _add_robustness(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--diagnostics", type=int, default=128, help="pictures for the diagnostics; 0: without"
     )
+    parser.add_argument("--max-steps", type=int, default=1000, help="of PGD on the curve, figure A3")
     parser.add_argument("--batch-size", type=int, default=64, help="most pictures per pass")
     parser.add_argument("--seed", type=int, default=0, help="of the attacks")
     parser.set_defaults(run=_robustness)
@@ -71,6 +72,7 @@ def _robustness(arguments: argparse.Namespace) -> None:
         examples=arguments.examples,
         split=arguments.split,
         diagnostics=arguments.diagnostics,
+        max_steps=arguments.max_steps,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         **chosen,

@@ -27,6 +27,10 @@ SETTINGS = RobustnessSettings(
 )
 
 
+# Those that need a trained run take over a minute on two cores.
+slow = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
@@ -41,6 +45,7 @@ def evaluated(workdir):
     return [json.loads((folder / "robustness.json").read_text()) for folder in folders]
 
 
+@slow
 def test_worst_case_is_never_above_any_attack(evaluated):
     for result in evaluated:
         worst = result["worst_case"]["robust_accuracy"]
@@ -51,6 +56,7 @@ def test_worst_case_is_never_above_any_attack(evaluated):
         assert worst == pytest.approx(1 - fooled / 40)
 
 
+@slow
 def test_figures_belong_to_the_stored_images(workdir, evaluated):
     model = load_model(workdir / "model.safetensors")
     images = np.load(workdir / "robustness" / "attacks" / "paper_pgd20.npy")
@@ -62,6 +68,7 @@ def test_figures_belong_to_the_stored_images(workdir, evaluated):
     np.testing.assert_array_equal(attacks.predict(model, images), [predictions[row] for row in range(40)])
 
 
+@slow
 def test_goes_on_from_what_is_there(workdir, evaluated):
     before = (workdir / "robustness" / "attacks" / "outcomes.jsonl").read_bytes()
     evaluate_robustness(workdir, SETTINGS)
@@ -71,6 +78,7 @@ def test_goes_on_from_what_is_there(workdir, evaluated):
     assert [entry["seconds"] for entry in again["attacks"]] == [None, None]
 
 
+@slow
 def test_command(workdir, evaluated, capsys):
     arguments = "--eps 4/255 --attacks paper_fgsm,paper_pgd20 --version rand --examples 40 --diagnostics 0"
     main(["robustness", str(workdir), *arguments.split()])
@@ -80,11 +88,12 @@ def test_command(workdir, evaluated, capsys):
     assert f"{evaluated[0]['clean_accuracy']:.1%}" in shown
 
 
+@slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("--eps 8", "did you mean 8/255"),
-        ("--eps -1/255", "must be positive"),
+        ("--eps=-1/255", "must be positive"),
         ("--eps 4/255 --attacks pgd7", "unknown attack 'pgd7'; there are: paper_fgsm"),
         ("--eps 4/255 --norm l3", "unknown norm 'l3'"),
         ("--eps 4/255 --split nowhere", "nowhere"),

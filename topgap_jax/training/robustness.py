@@ -29,6 +29,7 @@ from topgap_jax.training.evaluate import machine
 from topgap_jax.training.metrics import identity
 
 Report = Callable[[str], None]
+CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # steps of PGD at which accuracy is read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class RobustnessSettings:
       examples: the first so many of the split.
       split: of the run's data; default: its first test split.
       diagnostics: how many examples the gradient-masking diagnostics use; 0 leaves them out.
+      max_steps: of PGD, on the curve of accuracy over steps (the paper's figure A3).
       batch_size: most images in one pass through the network.
       seed: of the attacks.
     """
@@ -54,6 +56,7 @@ class RobustnessSettings:
     examples: int = 512
     split: str = ""
     diagnostics: int = 128
+    max_steps: int = 1000
     batch_size: int = 64
     seed: int = 0
 
@@ -120,6 +123,8 @@ def _check(settings: RobustnessSettings) -> None:
             raise ValueError(
                 f"{pgd[0]} is too weak in norm 'l1'; choose attacks from: apgd, apgd_dlr, square"
             )
+    if settings.max_steps < 1:
+        raise ValueError(f"max_steps={settings.max_steps} must be at least 1")
     if settings.diagnostics < 0:
         raise ValueError(f"diagnostics={settings.diagnostics} must not be negative")
 
@@ -192,6 +197,7 @@ def _evaluate(
             "seconds": time.monotonic() - start,
             "config": ensemble.config,
         }
+    looked_at = min(settings.diagnostics, len(labels))
     if settings.diagnostics and settings.norm != "l1":  # they look at PGD, which is too weak there
         diagnostics = diagnose(
             model,
@@ -204,25 +210,26 @@ def _evaluate(
             k=result["k"],
             l1=config.loss.l1,
             plain_twin=twin,
-            examples=min(settings.diagnostics, len(labels)),
+            steps=tuple(steps for steps in CURVE if steps <= settings.max_steps),
+            examples=looked_at,
             key=settings.seed,
             log=lambda diagnostic: report(f"{diagnostic.number:2} {diagnostic.name}: {diagnostic.status}"),
         )
         result["diagnostics"] = [diagnostic._asdict() for diagnostic in diagnostics]
-        result["steps_curve"] = _steps_curve(diagnostics[2].figures, settings)
+        result["steps_curve"] = _steps_curve(diagnostics[2].figures, settings.eps, looked_at)
     result["worst_case"] = _worst_case(clean, labels, found)
     return result
 
 
-def _steps_curve(figures: Mapping[str, Any], settings: RobustnessSettings) -> list[dict[str, Any]]:
+def _steps_curve(figures: Mapping[str, Any], eps: float, count: int) -> list[dict[str, Any]]:
     """The paper's figure A3: at eps/30 its recipe, the last iterate; else the best iterate so far."""
     last = figures["last_iterate"]
     return [
         {
-            "step_size": settings.eps / float(name.removeprefix("eps/")),
-            "relative_step_size": name,
+            "step_size": eps / float(name.removeprefix("eps/")),
+            "relative_step_size": name.removesuffix("/1"),
             "steps": figures["steps"],
-            "count": settings.diagnostics,
+            "count": count,
             "robust_accuracy": accuracies,
         }
         | (last if name == last["step"] else {})

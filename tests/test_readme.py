@@ -1,4 +1,4 @@
-"""The README's examples run as they stand."""
+"""The examples of the README and of the guides run as they stand."""
 
 import re
 from pathlib import Path
@@ -18,3 +18,14 @@ def test_the_library_examples_run(capsys):
     exec(pretrained, names)
     assert names["model"](names["images"]).cam.shape == (4, 56, 56, 37)
     assert names["original"](names["images"]).logits.shape == (4, 1000)
+
+
+@pytest.mark.slow
+def test_the_examples_of_attacks_run(capsys):
+    text = (Path(__file__).parents[1] / "docs" / "robustness.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 4
+    for example in examples:
+        exec(example, {})
+    shown = capsys.readouterr().out
+    assert shown.startswith("{'clean': 1.0, 'apgd-ce': ") and "'apgd-dlr': " in shown.splitlines()[-1]

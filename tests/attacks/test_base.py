@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.tree_util import Partial
 
 from topgap_jax import attacks
@@ -149,6 +150,17 @@ class TestLogitsFn:
             for s in range(2)
         ]
         assert not np.allclose(*logits)
+
+    @pytest.mark.parametrize(
+        "layer", [nnx.BatchNorm(3, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(0))]
+    )
+    def test_a_model_in_training_mode_is_refused(self, layer):
+        model = nnx.Sequential(layer, lambda x: x.mean((1, 2)))
+        model.train()
+        with pytest.raises(ValueError, match=r"in training mode \(layers\.0\); call model.eval\(\) first"):
+            attacks.fgsm(model, self.images, np.zeros(8, int), eps=0.1)
+        model.eval()
+        assert attacks.fgsm(model, self.images, np.zeros(8, int), eps=0.1).images.shape == self.images.shape
 
     def test_what_cannot_be_called(self):
         with pytest.raises(ValueError, match="module or a function of images, got ndarray"):

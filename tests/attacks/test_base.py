@@ -169,8 +169,8 @@ class TestLogitsFn:
 
 class TestSurvivors:
     def test_buckets_halve(self):
-        assert networks.buckets(256) == [256, 128, 64, 32, 16]
-        assert networks.buckets(100) == [100, 50, 25]
+        assert networks.buckets(256) == [256, 128, 64, 32, 16, 8, 4]
+        assert networks.buckets(100) == [100, 50, 25, 12, 6]
         assert networks.buckets(7) == [7]
 
     def test_one_step_and_several_per_call_agree(self, monkeypatch):

@@ -193,7 +193,7 @@ class TestWork:
         assert result.queries[result.success].mean() < 10
         # Slots are empty only when nobody waits and the batch has not shrunk yet.
         assert result.queries.sum() <= sum(sizes) < result.queries.sum() + 64 * 21
-        assert set(sizes) == {64, 32, 16}
+        assert set(sizes) == {64, 16, 4}
 
     def test_traces_once_per_bucket(self, trained):
         model, images, labels = trained

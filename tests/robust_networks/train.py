@@ -8,7 +8,7 @@ radius in Linf, under the paper's PGD-20 (steps of eps/30), the strong PGD-50 an
                            eps     clean  PGD-20  PGD-50  AutoAttack
     plain                  16/255  0.967   0.320   0.023        0.01
     adversarially_trained  24/255  0.953   0.723   0.332        0.22
-    top_gap                16/255  0.979   0.473   0.066        0.02
+    top_gap                16/255  0.979   0.473   0.066        0.01
 
 As in the paper's tables, Top-GAP withstands the first of them better than the plain network, and AutoAttack
 no better.

@@ -203,7 +203,9 @@ def _take_over(
     hits = np.flatnonzero(found.success)
     if not len(hits):
         return []
-    predictions = networks.predict(network, found.images[hits], batch_size=batch_size)
+    # Filled up to one size for all attacks, so that it compiles once.
+    filled = np.resize(hits, max(len(hits), networks.smallest_bucket(len(result.success), batch_size)))
+    predictions = networks.predict(network, found.images[filled], batch_size=batch_size)[: len(hits)]
     holds = predictions != np.asarray(survivors.labels)[hits]
     fooled = rows[hits[holds]]
     result.images[fooled] = found.images[hits[holds]]

@@ -162,10 +162,10 @@ def forward(logits_fn: LogitsFn, images: jax.Array) -> jax.Array:
 def buckets(batch_size: int) -> list[int]:
     """The batch sizes that may get compiled: `batch_size`, then half of the one before.
 
-    Never under 16, and never under 4 per device: XLA rounds otherwise in batches of 1 to 3.
+    Never under 4 per device: XLA rounds otherwise in batches of 1 to 3.
     """
     sizes = [batch_size]
-    while sizes[-1] // 2 >= max(16, 4 * jax.local_device_count()):
+    while sizes[-1] // 2 >= 4 * jax.local_device_count():
         sizes.append(sizes[-1] // 2)
     return sizes
 

@@ -210,9 +210,12 @@ def _harvest(outcome: Any, progress: Progress, slots: Slots, done: np.ndarray) -
 
 
 def _shrink(slots: Slots, batch: Examples, state: Any, batch_size: int) -> tuple[Slots, Examples, Any]:
-    """Moves the survivors into the smallest bucket that holds them, everywhere to the same seats."""
+    """Moves the survivors into the smallest bucket that holds them, everywhere to the same seats.
+
+    Only where it is a quarter of the present one: another bucket is another compilation.
+    """
     size = smallest_bucket(int(slots.taken.sum()), batch_size)
-    if size == len(slots.examples) or not slots.taken.any():
+    if 4 * size > len(slots.examples) or not slots.taken.any():
         return slots, batch, state
     rows = np.argsort(~slots.taken, kind="stable")[:size]
     return Slots(*(field[rows] for field in slots)), *place(_take((batch, state), rows))

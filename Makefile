@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test test-slow parity golden lint benchmarks benchmark-backbones clean
+.PHONY: quickstart test test-slow parity golden lint benchmarks benchmark-autoattack benchmark-backbones clean
 
 quickstart: .venv/runtime
 	$(BIN)/python main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -30,6 +30,9 @@ benchmarks: .venv/dev
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/attacks.py
 
+benchmark-autoattack: .venv-parity/done
+	PYTHONPATH=tests .venv-parity/bin/python benchmarks/autoattack.py --json runs/autoattack.jsonl
+
 benchmark-backbones: .venv-parity/done
 	.venv-parity/bin/python benchmarks/backbones.py --json runs/backbones.jsonl
 
@@ -49,7 +52,9 @@ benchmark-backbones: .venv-parity/done
 	$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install --quiet --upgrade pip
 	.venv-parity/bin/python -m pip install --quiet -r requirements-parity.txt --editable .
-	.venv-parity/bin/python -m pip install --quiet --no-deps robustbench==1.1.1 torchattacks==3.5.1
+	# torchattacks brings an old copy of RobustBench along, which the second line replaces.
+	.venv-parity/bin/python -m pip install --quiet --no-deps torchattacks==3.5.1
+	.venv-parity/bin/python -m pip install --quiet --no-deps --force-reinstall robustbench==1.1.1
 	touch $@
 
 clean:

@@ -9,7 +9,7 @@ environment variable AUTOATTACK names its folder, else torchattacks with the sam
 
 robust    robust accuracy after each attack.
 seconds   from the first attack to the last, ours with compilation.
-again     ours: seconds of a second evaluation in the same process, as of the next checkpoint: nothing compiles.
+again     ours: seconds of a second evaluation in the same process, where nothing compiles.
 passes    images that the network saw, forward or forward and backward, both counted.
 us/image  microseconds of one image in a forward pass, and in a forward and a backward pass (the gradient of
           the cross-entropy with respect to the images), in batches of 64 and 256.

@@ -169,7 +169,7 @@ ZEROS = np.zeros(16, int)
 
 
 class TestPlanted:
-    @pytest.mark.parametrize("loss", ["ce", "margin"])
+    @pytest.mark.parametrize("loss", [pytest.param("ce", marks=pytest.mark.slow), "margin"])
     def test_the_plain_path_does_not_find_it(self, loss):
         result = attacks.pgd(MASKED, GREY, ZEROS, eps=0.25, steps=40, restarts=3, loss=loss)
         assert not result.success.any()

@@ -193,14 +193,14 @@ class TestWork:
         assert result.queries[result.success].mean() < 10
         # Slots are empty only when nobody waits and the batch has not shrunk yet.
         assert result.queries.sum() <= sum(sizes) < result.queries.sum() + 64 * 21
-        assert set(sizes) == {64, 16, 4}
+        assert sizes[0] == 64 and set(sizes) <= {64, 16, 4} and sizes[-1] < 64
 
     def test_traces_once_per_bucket(self, trained):
         model, images, labels = trained
         network, traces = counted(model)
         attacks.pgd(network, images, labels, eps=0.05, steps=5, batch_size=64)
         # The forward pass is traced to learn the number of classes, the gradient step once per bucket.
-        assert sorted(count for count, *_ in traces) == [16, 32, 64, 64]
+        assert sorted(count for count, *_ in traces) == [4, 16, 64, 64]
         attacks.pgd(network, images[:100], labels[:100], eps=0.06, steps=7, step_size=0.01, key=3)
         attacks.pgd(other_checkpoint(network), 0.9 * images, labels, eps=0.05, steps=5, restarts=2)
         attacks.pgd(network, images, labels, eps=0.05, steps=5, recipe="paper")

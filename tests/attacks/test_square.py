@@ -150,7 +150,7 @@ class TestSquare:
 
         assert square(steps, images, labels, eps=0.3, queries=100).success.mean() > 0.8
 
-    @pytest.mark.parametrize("loss", ["margin", "ce"])
+    @pytest.mark.parametrize("loss", ["margin", pytest.param("ce", marks=pytest.mark.slow)])
     def test_targeted_hits_the_target(self, trained, loss):
         network, images, labels = trained
         targets = (labels + 3) % 10

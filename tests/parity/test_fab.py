@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from sklearn.datasets import load_digits
 
 from topgap_jax import attacks
 from topgap_jax.attacks import base, hyperplane, networks
 from topgap_jax.attacks.fab import FastAdaptiveBoundary
+
+torch = pytest.importorskip("torch")
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
-import torch
 
 from topgap_jax.attacks.networks import predict
 from topgap_jax.attacks.square import Window, patch, schedule, square, window_sizes
+
+torch = pytest.importorskip("torch")
 
 if "AUTOATTACK" in os.environ:
     sys.path.insert(0, os.environ["AUTOATTACK"])

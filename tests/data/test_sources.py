@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from topgap_jax.data.sources import ArraySource, load_source
+from topgap_jax.data.arrays import ArraySource
+from topgap_jax.data.sources import load_source
 
 RED, GREEN, GREY = (250, 10, 20), (0, 200, 0), (90, 90, 90)
 

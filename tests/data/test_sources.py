@@ -247,11 +247,11 @@ def test_the_embedded_set_is_a_source():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "cifar10", "embedded:", "embedded:x", "folder", "folder:", "npz", "tfds:"]
+    "name", ["", "cifar", "embedded:", "embedded:x", "folder", "folder:", "npz", "tfds:"]
 )
 def test_an_unknown_data_set_lists_what_exists(name):
     with pytest.raises(
-        ValueError, match=f"no data set '{name}'; there are embedded, folder:PATH, npz:PATH and tfds"
+        ValueError, match=f"no data set '{name}'; there are embedded, .*folder:PATH, npz:PATH, tfds"
     ):
         load_source(name, "train")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from topgap_jax import attacks
-from topgap_jax.cli import fraction, main
+from topgap_jax.cli import main
+from topgap_jax.cli.arguments import fraction
 from topgap_jax.models import load_model
 from topgap_jax.training import ConfigError, train_and_evaluate
 from topgap_jax.training.robustness import RobustnessSettings, evaluate_robustness

@@ -1,21 +1,12 @@
-"""`topgap COMMAND`: what can be done with a trained run. `topgap COMMAND --help` explains the options."""
+"""`topgap robustness WORKDIR --eps 8/255`: cheap and strong attacks on a trained run, and their report."""
 
 import argparse
 import sys
-from collections.abc import Sequence
-from fractions import Fraction
+
+from topgap_jax.cli.arguments import fraction, names
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parses the command line and runs the command; a mistake of the user ends in one line."""
-    parser = argparse.ArgumentParser(prog="topgap", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_robustness(commands)
-    arguments = parser.parse_args(argv)
-    arguments.run(arguments)
-
-
-def _add_robustness(commands: argparse._SubParsersAction) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "robustness",
         help="attack a trained run and write its robustness report",
@@ -40,25 +31,10 @@ def _add_robustness(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-steps", type=int, default=1000, help="of PGD on the curve, figure A3")
     parser.add_argument("--batch-size", type=int, default=64, help="most pictures per pass")
     parser.add_argument("--seed", type=int, default=0, help="of the attacks")
-    parser.set_defaults(run=_robustness)
+    parser.set_defaults(run=run)
 
 
-def fraction(text: str) -> float:
-    """A number or a fraction such as 8/255."""
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError) as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number nor a fraction such as 8/255"
-        ) from error
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Names separated by commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _robustness(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     # Here, since importing JAX takes seconds and a mistyped option should not.
     from topgap_jax.reports.robustness import print_robustness, write_robustness_report
     from topgap_jax.training.config import ConfigError

@@ -12,7 +12,7 @@ test: .venv/dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 8
 
 parity: .venv-parity/done
 	.venv-parity/bin/python -m pytest tests/parity

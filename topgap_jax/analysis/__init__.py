@@ -12,6 +12,16 @@ from topgap_jax.analysis.cam import (
     resize_and_scale,
     sparsity,
 )
+from topgap_jax.analysis.erf import (
+    corner_and_center,
+    effective_area,
+    effective_receptive_field,
+    erf_distance,
+    erf_grid,
+    maps_of,
+    mean_erf,
+    theoretical_field,
+)
 from topgap_jax.analysis.gradcam import grad_cam
 
 __all__ = [

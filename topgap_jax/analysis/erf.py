@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 # Images [B,H,W,C] -> a map [B,h,w,K]. Examples must not influence each other.
 MapsFn = Callable[[jax.Array], jax.Array]
@@ -59,7 +60,7 @@ def corner_and_center(map_size: tuple[int, int]) -> tuple[Position, Position]:
     return (0, 0), ((height - 1) // 2, (width - 1) // 2)
 
 
-def effective_receptive_field(maps_fn: MapsFn, images: jax.Array, positions: Sequence[Position]) -> jax.Array:
+def effective_receptive_field(maps_fn: MapsFn, images: ArrayLike, positions: Sequence[Position]) -> jax.Array:
     """The effective receptive field of several positions, for every image.
 
     One backward pass per position for the whole batch, compiled once. Not for `jit`.
@@ -104,7 +105,7 @@ class ErfFigures(NamedTuple):
     images: int
 
 
-def erf_distance(maps_fn: MapsFn, batches: Iterable[jax.Array], *, normalize: str = "image") -> ErfFigures:
+def erf_distance(maps_fn: MapsFn, batches: Iterable[ArrayLike], *, normalize: str = "image") -> ErfFigures:
     """Center, corner and distance of the effective receptive field over a data set (definition 4.1).
 
     The gradients g of both positions with respect to every pixel and channel are z-normalised together,
@@ -137,7 +138,7 @@ def erf_distance(maps_fn: MapsFn, batches: Iterable[jax.Array], *, normalize: st
     )
 
 
-def mean_erf(maps_fn: MapsFn, batches: Iterable[jax.Array], positions: Sequence[Position]) -> np.ndarray:
+def mean_erf(maps_fn: MapsFn, batches: Iterable[ArrayLike], positions: Sequence[Position]) -> np.ndarray:
     """`effective_receptive_field` averaged over the images of a data set, [P,H,W]; constant memory.
 
     Raises:
@@ -146,7 +147,7 @@ def mean_erf(maps_fn: MapsFn, batches: Iterable[jax.Array], positions: Sequence[
     total, count = None, 0
     for images in batches:
         found = np.asarray(effective_receptive_field(maps_fn, images, positions), np.float64).sum(1)
-        total, count = found if total is None else total + found, count + len(images)
+        total, count = found if total is None else total + found, count + np.shape(images)[0]
     if total is None:
         raise ValueError("mean_erf needs at least one image")
     return total / count
@@ -229,7 +230,7 @@ def _gradient(maps_fn: MapsFn, images: jax.Array, position: jax.Array) -> jax.Ar
     return jax.grad(at)(images)
 
 
-def _both(maps_fn: MapsFn, batches: Iterable[jax.Array]) -> Iterable[np.ndarray]:
+def _both(maps_fn: MapsFn, batches: Iterable[ArrayLike]) -> Iterable[np.ndarray]:
     """Gradients of the corner and of the center, [2,B,H,W,C] for every batch."""
     maps_fn = _partial(maps_fn)
     for images in batches:
@@ -239,7 +240,7 @@ def _both(maps_fn: MapsFn, batches: Iterable[jax.Array]) -> Iterable[np.ndarray]
         yield np.stack([np.asarray(_gradient(maps_fn, images, row), np.float64) for row in rows])
 
 
-def _moments(maps_fn: MapsFn, batches: Iterable[jax.Array]) -> tuple[float, float]:
+def _moments(maps_fn: MapsFn, batches: Iterable[ArrayLike]) -> tuple[float, float]:
     """Mean and standard deviation of all gradients of both positions."""
     count, total, squares = 0, 0.0, 0.0
     for gradients in _both(maps_fn, batches):

@@ -17,8 +17,10 @@ ALLOWED = {
     "analysis": {"nn"},
     "models": {"nn"},
     "reports": set(),
-    "training": {"models", "losses", "attacks", "data", "nn", "analysis"},
-    "cli": {"training", "reports"},
+    "corruptions": set(),
+    "size_prior": set(),
+    "training": {"models", "losses", "attacks", "data", "nn", "analysis", "corruptions"},
+    "cli": {"training", "reports", "data", "corruptions", "size_prior"},
     "__main__": {"cli"},
 }
 

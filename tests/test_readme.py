@@ -37,3 +37,12 @@ def test_the_examples_of_attacks_run(capsys):
         exec(example, {})
     shown = capsys.readouterr().out
     assert shown.startswith("{'clean': 1.0, 'apgd-ce': ") and "'apgd-dlr': " in shown.splitlines()[-1]
+
+
+def test_the_examples_of_analysis_run(capsys):
+    text = (Path(__file__).parents[1] / "docs" / "analysis.md").read_text()
+    names: dict = {}
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(example, names)
+    assert names["heat"].shape == (2, 64, 96) and names["field"].shape == (2, 2, 64, 96)
+    assert "ErfFigures(center=" in capsys.readouterr().out

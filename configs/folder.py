@@ -32,10 +32,15 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.source = "folder:my_pictures"
-    config.data.options = {"size": 224}
+    config.data.options = {"size": 224, "channels": 3}  # channels=1: grey, as from a microscope
     config.data.train = "train"
     config.data.validation = "validation"
     config.data.test = ("test",)
+    config.data.folds = 0  # 5: five-fold cross-validation of the split `train`
+    config.data.fold = -1  # all of them; or the one to train here
+    config.data.fold_seed = 0
+    config.data.fold_validation = 10
+    config.data.fold_groups = False
     config.data.augment = ("pad_crop:16", "horizontal_flip")
     config.data.workers = 0
 

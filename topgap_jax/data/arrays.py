@@ -42,6 +42,7 @@ class ArraySource:
             self._optional["mask"] = _checked_masks(masks, self.images.shape[:3], where)
         if groups is not None:
             self._optional["group"] = _checked_whole("group", groups, len(self.images), where)
+        self.groups = self._optional.get("group")
         self.image_shape: tuple[int, int, int] | None = self.images.shape[1:]
 
     def __len__(self) -> int:

@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
+from topgap_jax.data.sources import check_split
+
 SPLITS = ("train", "validation", "in_distribution", "shifted")
 DEFAULT_NUM_IMAGES = {"train": 16000, "validation": 1000, "in_distribution": 2000, "shifted": 4000}
 
@@ -99,8 +101,7 @@ class TexturedDigits:
         contrast: Sequence[float] = (0.5, 0.7),
         seed: int = 0,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"the embedded set has no split {split!r}; there are {', '.join(SPLITS)}")
+        check_split(split, SPLITS, "the embedded set")
         number = DEFAULT_NUM_IMAGES[split] if num_images is None else num_images
         _check_options(number, size, object_size, correlation, contrast, seed)
         if split == "shifted":

@@ -54,7 +54,18 @@ def load_source(name: str, split: str, **options: Any) -> Source:
 
 
 # Imported when asked for: scikit-learn alone takes a second.
-NAMED = {"embedded": "embedded:TexturedDigits"}
+NAMED = {
+    "embedded": "embedded:TexturedDigits",
+    "cub": "cub:cub",
+    "waterbirds": "waterbirds:waterbirds",
+    "coco": "coco:coco",
+    "cifar10": "cifar:cifar10",
+    "cifar100": "cifar:cifar100",
+    "imagenet": "imagenet:imagenet",
+    "imagenet_sketch": "imagenet:imagenet_sketch",
+    "imagenet_c": "imagenet:imagenet_c",
+    "oxford_pet": "oxford_pet:oxford_pet",
+}
 PLACED = {
     "folder": ("folder:FolderSource", "PATH"),
     "npz": ("arrays:npz_source", "PATH"),
@@ -62,9 +73,26 @@ PLACED = {
 }
 
 
+class UnknownSplitError(ValueError):
+    """A split that a data set does not have; `splits` are those that it has."""
+
+    def __init__(self, message: str, splits: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.splits = list(splits)
+
+
+def split_names(name: str, **options: Any) -> list[str]:
+    """The splits of a data set, without reading its pictures."""
+    try:
+        load_source(name, "", **options)
+    except UnknownSplitError as error:
+        return error.splits
+    raise ValueError(f"{name} does not say which splits it has")
+
+
 def check_split(split: str, splits: Sequence[str], where: str) -> None:
     if split not in splits:
-        raise ValueError(f"{where} has no split {split!r}; there are {listed(splits)}")
+        raise UnknownSplitError(f"{where} has no split {split!r}; there are {listed(splits)}", splits)
 
 
 def listed(names: Any) -> str:

@@ -1,5 +1,6 @@
-"""From a source to batches: shard, shuffle, augment, batch (Grain); and every example once for evaluation."""
+"""From a source to batches: shuffle, augment, shard, batch (Grain); and every example once for evaluation."""
 
+import os
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -7,7 +8,10 @@ import numpy as np
 from absl import flags
 
 from topgap_jax.data.sources import Example, Source
-from topgap_jax.data.transforms import Transform
+from topgap_jax.data.transforms import Transform, to_float
+
+# Endless, but small enough that Grain can compute with the number in floating point.
+ENDLESS = 2**50
 
 
 def train_batches(
@@ -16,29 +20,38 @@ def train_batches(
     batch_size: int,
     seed: int,
     transforms: Sequence[Transform] = (),
+    fields: Sequence[str] = ("image", "label"),
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
 ) -> grain.DatasetIterator:
-    """An endless iterator of batches: `image` float32 `[B, H, W, C]` in [0, 1] and `label` int32 `[B]`.
+    """An endless iterator of batches: `image` `[B, H, W, C]`, `label` int32 `[B]` and what else is asked for.
 
-    Every epoch visits each example once, in an order that depends on `seed` and the epoch alone; batches run
-    on over the end of an epoch. The iterator's `get_state`/`set_state` resume in mid-epoch to the bit.
+    Images are uint8, or float32 in [0, 1], as source and transforms leave them. Every epoch visits each
+    example once, in an order that depends on `seed` and the epoch alone; batches run on over the end of an
+    epoch. Each example has a generator for its transforms that belongs to the seed and its place in the
+    order, so neither workers nor processes change what is seen. The iterator's `get_state`/`set_state` resume
+    in mid-epoch to the bit.
 
     Args:
       source: examples with `image` and `label`.
       batch_size: of this process.
       seed: of the order and of the augmentation.
-      transforms: applied per example, in order, with a generator that belongs to seed and position.
-      process_index, process_count: this process reads every `process_count`-th example of the global order.
+      transforms: applied per example, in order.
+      fields: of the examples, such as `("image", "label", "mask", "box")`; the others are left behind.
+      process_index, process_count: this process reads every `process_count`-th example of the endless order,
+          so that lengths need not divide and no process runs dry before another.
       workers: processes that load and augment; 0 for threads.
+
+    Raises:
+      ValueError: a field that the examples do not have.
     """
-    dataset = grain.MapDataset.source(_ImageAndLabel(source)).seed(seed).shuffle().repeat(None)
-    dataset = dataset[process_index::process_count] if process_count > 1 else dataset
+    dataset = grain.MapDataset.source(_Fields(source, fields)).seed(seed).shuffle()
+    dataset = dataset.repeat(max(1, ENDLESS // len(source)))
     for transform in transforms:
         dataset = dataset.random_map(transform)
-    dataset = dataset.map(_as_float).batch(batch_size)
-    batches = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+    dataset = dataset[process_index::process_count] if process_count > 1 else dataset
+    batches = dataset.batch(batch_size).to_iter_dataset(_read_options(1 if workers else _cores()))
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read absl's flags
             flags.FLAGS.mark_as_parsed()
@@ -47,44 +60,71 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, *, batch_size: int, process_index: int = 0, process_count: int = 1
+    source: Source,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
     """Every example once, in order, as `(batch, valid)`: the last batch is filled up with copies.
 
-    `batch_size` is the global one; this process gets its contiguous part of each batch, and `valid` counts
-    the real examples of the global batch, which stand first.
+    A batch has `image`, `label` and, where there are groups, `group`. `batch_size` is the global one; this
+    process gets its contiguous part of each batch, and `valid` counts the real examples of the global batch,
+    which stand first. Threads load a few batches ahead.
     """
+    there = source[0]
+    fields = [name for name in ("image", "label", "group") if name in there]
     part = batch_size // process_count
-    for start in range(0, len(source), batch_size):
-        stop = min(start + batch_size, len(source))
-        mine = range(start + process_index * part, start + (process_index + 1) * part)
-        examples = [_as_float(source[min(index, stop - 1)]) for index in mine]
-        names = [name for name in ("image", "label", "group") if name in examples[0]]
-        yield {name: np.stack([example[name] for example in examples]) for name in names}, stop - start
+    dealt = _Dealt(_Fields(source, fields), batch_size, process_index * part, part)
+    batches = grain.MapDataset.source(dealt).batch(part).to_iter_dataset(_read_options(_cores()))
+    for start, batch in zip(range(0, len(source), batch_size), batches, strict=True):
+        yield batch, min(batch_size, len(source) - start)
 
 
 def first_examples(source: Source, count: int) -> dict[str, np.ndarray]:
     """The first `count` examples (or all) with every field they have, `image` as float32 in [0, 1]."""
-    examples = [_as_float(source[index]) for index in range(min(count, len(source)))]
+    rng, as_float = np.random.default_rng(0), to_float()
+    examples = [as_float(source[index], rng) for index in range(min(count, len(source)))]
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-class _ImageAndLabel:
-    """Masks and groups stay behind: training does not read them, and batching them costs time."""
+class _Fields:
+    """The wanted fields: decoding and batching the others costs time."""
 
-    def __init__(self, source: Source):
-        self._source = source
+    def __init__(self, source: Source, fields: Sequence[str]):
+        there = source[0]
+        if missing := [name for name in fields if name not in there]:
+            raise ValueError(f"the examples have no {missing[0]!r}; they have {', '.join(there)}")
+        self._source, self._fields = source, tuple(fields)
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Example:
         example = self._source[index]
-        return {"image": example["image"], "label": example["label"]}
+        return {name: np.asarray(example[name]) for name in self._fields}
 
 
-def _as_float(example: Example) -> Example:
-    image = example["image"]
-    if image.dtype == np.uint8:
-        image = image.astype(np.float32) / np.float32(255)
-    return {**example, "image": image, "label": np.int32(example["label"])}
+class _Dealt:
+    """The part of one process of each batch, in order; the last example fills up the last batch."""
+
+    def __init__(self, examples: _Fields, batch_size: int, offset: int, part: int):
+        self._examples, self._batch_size, self._offset, self._part = examples, batch_size, offset, part
+
+    def __len__(self) -> int:
+        return -(-len(self._examples) // self._batch_size) * self._part
+
+    def __getitem__(self, position: int) -> Example:
+        batch, within = divmod(position, self._part)
+        index = batch * self._batch_size + self._offset + within
+        return self._examples[min(index, len(self._examples) - 1)]
+
+
+def _cores() -> int:
+    """Threads that help: Pillow and NumPy let them run at the same time."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    """Each thread makes whole batches; two more wait for the device."""
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)

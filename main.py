@@ -7,6 +7,7 @@ The same command goes on where an interrupted run stopped.
 
 import runpy
 import sys
+from functools import partial
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -23,16 +24,36 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     # Here, since importing JAX takes seconds and a mistyped flag should not.
     from topgap_jax.reports import print_report, write_report
-    from topgap_jax.training import ConfigError, train_and_evaluate
+    from topgap_jax.training import ConfigError, DataError, train_and_evaluate
 
     try:
+        if CONFIG.value.data.get("folds"):
+            cross_validate()
+            return
         train_and_evaluate(CONFIG.value, WORKDIR.value)
-    except (ConfigError, FloatingPointError) as error:
+    except (ConfigError, DataError, FloatingPointError) as error:
         sys.exit(f"Error: {error}")
-    if CONFIG.value.data.get("test"):
+    if CONFIG.value.data.get("test") or CONFIG.value.data.get("tests_elsewhere"):
         report = write_report(WORKDIR.value)
         print_report(WORKDIR.value)
         print(f"Report: {report}")
+
+
+def cross_validate() -> None:
+    """Trains the folds, with a report of each, and reports on all once they are finished."""
+    from topgap_jax.reports import write_report
+    from topgap_jax.reports.cross_validation import print_cross_validation, write_cross_validation_report
+    from topgap_jax.training import cross_validation
+
+    progress = cross_validation.cross_validate(
+        CONFIG.value, WORKDIR.value, report=partial(print, flush=True), after_fold=write_report
+    )
+    if progress.unfinished:
+        print(f"Folds still to be trained: {', '.join(map(str, progress.unfinished))}")
+        return
+    report = write_cross_validation_report(WORKDIR.value)
+    print_cross_validation(WORKDIR.value)
+    print(f"Report: {report}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -53,3 +53,19 @@ def test_the_optimum_of_top_gap_is_where_the_theory_puts_it():
     best = cams[jax.vmap(loss)(cams).argmin()]
     logits = jnp.sort(best, axis=0)[-k:].mean(0)
     assert 1 - jax.nn.softmax(logits)[1] == pytest.approx(l1 * k / (positions * classes), abs=1e-3)
+
+
+def test_a_picture_of_two_examples_has_the_mean_of_both_cross_entropies():
+    """By NumPy: the mixed targets, smoothed, each label's part with its own class weight."""
+    others, share, weights, smoothing = np.array([1, 0]), 0.7, np.array([2.0, 1.0, 0.5]), 0.1
+    cam = jnp.ones((2, 2, 2, 3))
+    settings = {"label_smoothing": smoothing, "class_weights": weights}
+    losses = top_gap_loss(LOGITS, cam, LABELS, l1=0.5, other_labels=others, share=share, **settings)
+    log_p = np.asarray(LOGITS) - np.log(np.exp(LOGITS).sum(-1, keepdims=True))
+    smooth = -log_p.mean(-1)
+    expected = sum(
+        part * weights[labels] * ((1 - smoothing) * -log_p[[0, 1], labels] + smoothing * smooth)
+        for part, labels in ((share, np.asarray(LABELS)), (1 - share, others))
+    )
+    np.testing.assert_allclose(losses["cross_entropy"], expected, rtol=1e-6)
+    np.testing.assert_allclose(losses["loss"], expected + 0.5, rtol=1e-6)  # the l1 term is untouched

@@ -51,6 +51,8 @@ def top_gap_loss(
     l1: float = 1.0,
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | jax.Array | None = None,
+    other_labels: jax.Array | None = None,
+    share: jax.Array | float = 1.0,
 ) -> dict[str, jax.Array]:
     """`L = CE(logits, labels) + l1 * mean|CAM|` (equation 1), with its components.
 
@@ -60,11 +62,17 @@ def top_gap_loss(
       labels: integers `[B]` in 0..K-1.
       l1: the paper's lambda >= 0.
       label_smoothing, class_weights: see `cross_entropy`.
+      other_labels: integers `[B]`, where each picture shows two examples (Mixup, CutMix): the cross-entropies
+        of both labels are then averaged.
+      share: weight in [0, 1] of `labels` in that average.
 
     Returns:
       `loss`, `cross_entropy` and `l1` (before its weight), each `[B]` float32.
     """
-    ce = cross_entropy(logits, labels, label_smoothing=label_smoothing, class_weights=class_weights)
+    settings = {"label_smoothing": label_smoothing, "class_weights": class_weights}
+    ce = cross_entropy(logits, labels, **settings)
+    if other_labels is not None:
+        ce = share * ce + (1 - share) * cross_entropy(logits, other_labels, **settings)
     penalty = cam_l1(cam)
     # Without a penalty the CAM stays out of the loss, so that its gradient is not computed.
     return {"loss": ce + l1 * penalty if l1 else ce, "cross_entropy": ce, "l1": penalty}

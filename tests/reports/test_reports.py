@@ -444,3 +444,22 @@ def test_the_overview_shows_no_more_than_there_is(single, tmp_path):
 def test_the_same_files_give_the_same_page(twins, tmp_path):
     shutil.copytree(twins, tmp_path / "copy")
     assert write_report(twins).read_bytes() == write_report(tmp_path / "copy").read_bytes()
+
+
+def test_a_re_weighted_accuracy_has_a_row_and_the_interval_of_its_effective_count(single):
+    path = single / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    row = {"split": "shifted", "group": "re-weighted", "name": "groups as in training"}
+    evaluation["accuracy"].insert(2, row | {"value": 0.9, "count": 2000, "effective_count": 640.5})
+    path.write_text(json.dumps(evaluation))
+    rows = {row.name: row for row in compare(read_runs(single))}
+    assert list(rows)[:4] == [
+        "Accuracy, in distribution",
+        "Accuracy, shifted",
+        "Re-weighted accuracy, shifted",
+        "Worst group, shifted",
+    ]
+    weighted = rows["Re-weighted accuracy, shifted"]
+    assert (weighted.note, weighted.unit, weighted.examples) == ("groups as in training", "share", 2000)
+    assert weighted.figures[0].interval == wilson_interval(0.9, 640.5)
+    assert "Re-weighted accuracy, shifted (groups as in training)" in comparison_markdown(single)

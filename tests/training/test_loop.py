@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from topgap_jax.data.embedded import TexturedDigits
 from topgap_jax.training import ConfigError, train_and_evaluate
 from topgap_jax.training.config import resolve
 from topgap_jax.training.loop import make_batches, make_programs, prepare, train
@@ -31,8 +32,11 @@ def changed(**sections):
     }
 
 
-def test_the_step_compiles_once_and_learns(tmp_path):
+def test_the_step_compiles_once_and_learns(tmp_path, monkeypatch):
+    read, plain = [], TexturedDigits.__getitem__
+    monkeypatch.setattr(TexturedDigits, "__getitem__", lambda self, i: read.append(i) or plain(self, i))
     run = prepare(resolve(SMALL), tmp_path)
+    assert len(read) <= 3  # preparing a run decodes no data set
     state, step, _ = make_programs(run)
     batch = put_batch(run.mesh, next(make_batches(run)))
     losses = []
@@ -123,6 +127,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         (changed(data={"source": "cifar"}), "cifar"),
         (changed(data={"train": "training"}), "training"),
         (changed(data={"augment": ("flip",)}), "flip"),
+        (changed(data={"mixup": -1.0}), "data.mixup=-1.0 must not be negative"),
+        (changed(data={"on_device": "yes"}), "unknown data.on_device 'yes'"),
+        (changed(data={"test": ("shifted",), "tests_elsewhere": {"shifted": {}}}), "names 'shifted', which"),
         (changed(train={"batch_size": 200}), "train.batch_size=200 is more than the 96 examples"),
         (changed(train={"epochs": 0}), "train.epochs=0 must be at least 1"),
         (changed(train={"log_every_steps": 0}), "train.log_every_steps=0 must be at least 1"),
@@ -202,7 +209,7 @@ def test_the_twin_and_the_evaluation(tmp_path):
         assert evaluation["title"] == title
         assert evaluation["cam_shape"] == ([3, 3] if parameters_less else [6, 6])
         whole = {figure["split"]: figure for figure in evaluation["accuracy"] if "group" not in figure}
-        worst = {figure["split"]: figure for figure in evaluation["accuracy"] if "group" in figure}
+        worst = {f["split"]: f for f in evaluation["accuracy"] if f.get("group") == "worst"}
         for split in ("in_distribution", "shifted"):
             assert whole[split]["count"] == 96
             assert worst[split]["value"] <= whole[split]["value"]
@@ -217,6 +224,33 @@ def test_the_twin_and_the_evaluation(tmp_path):
     before = (tmp_path / "evaluation.json").read_text()
     train_and_evaluate(config, tmp_path)
     assert (tmp_path / "evaluation.json").read_text() == before
+
+
+def test_a_test_set_from_elsewhere_has_its_own_groups(tmp_path):
+    """Trained on twenty groups, tested on a file of arrays with two others and without masks."""
+    digits = TexturedDigits("shifted", num_images=40, size=24, object_size=14)
+    arrays = {"images": digits.images, "labels": digits.labels, "class_names": digits.class_names}
+    np.savez(tmp_path / "test.npz", groups=np.arange(40) % 2, **arrays)
+    elsewhere = {"source": f"npz:{tmp_path}", "split": "test"}
+    config = changed(
+        data={
+            "options": {"num_images": 96, "size": 24, "object_size": 14, "correlation": 0.5},
+            "test": ("in_distribution",),
+            "tests_elsewhere": {"arrays": elsewhere},
+        },
+        evaluation={"cam_examples": 4, "pictures": 4},
+    )
+    train_and_evaluate(config, tmp_path / "run")
+    accuracy = json.loads((tmp_path / "run" / "evaluation.json").read_text())["accuracy"]
+    assert [(figure["split"], figure["count"]) for figure in accuracy if "group" not in figure] == [
+        ("in_distribution", 96),
+        ("arrays", 40),
+    ]
+    (worst,) = (figure for figure in accuracy if figure["split"] == "arrays" and "group" in figure)
+    assert (worst["group"], worst["count"]) == ("worst", 20) and worst["name"] in ("0", "1")
+    pictures = np.load(tmp_path / "run" / "examples.npz")
+    assert pictures["split"].tolist() == ["in_distribution"] * 2 + ["arrays"] * 2
+    assert "masks" not in pictures  # the arrays have none
 
 
 def test_batches_must_divide_by_the_devices():

@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from topgap_jax.cli import robustness
+from topgap_jax.cli import data, erf, evaluate, explain, robustness
 
-COMMANDS = (robustness,)
+COMMANDS = (data, erf, evaluate, explain, robustness)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

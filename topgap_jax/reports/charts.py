@@ -85,8 +85,8 @@ def _line_chart(runs: tuple[Run, ...], field: str, title: str, spec: str) -> Lin
     if not points:
         return None
     xs, ys = zip(*points, strict=True)
-    x, x_ticks = _axis(0, max(xs), LEFT, WIDTH - RIGHT, "{:g}", bins=6)
-    y, y_ticks = _axis(
+    x, x_ticks = axis(0, max(xs), LEFT, WIDTH - RIGHT, "{:g}", bins=6)
+    y, y_ticks = axis(
         min(0, *ys), max(ys), HEIGHT - BOTTOM, TOP, "{:.0%}" if field == "accuracy" else "{:g}", bins=5
     )
     curves = tuple(_curve(run, kind, values, x, y) for run, kind, values in series if values)
@@ -107,9 +107,10 @@ def _series(metrics: Sequence[Json], kind: str, field: str) -> list[tuple[float,
     return [tuple(sum(column) / len(column) for column in zip(*part, strict=True)) for part in groups]
 
 
-def _axis(
+def axis(
     low: float, high: float, start: float, end: float, spec: str, bins: int
 ) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
+    """From values to pixels, and round ticks from below `low` to above `high`."""
     if high <= low:
         high = low + 1
     ticks = MaxNLocator(nbins=bins, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)

@@ -8,6 +8,7 @@ from topgap_jax.reports.runs import Json, Run
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+GROUP_ROWS = {None: "Accuracy", "re-weighted": "Re-weighted accuracy", "worst": "Worst group"}
 Interval = tuple[float, float]
 
 
@@ -50,7 +51,7 @@ class Row(NamedTuple):
         return low > 0 or high < 0
 
 
-def wilson_interval(share: float, count: int) -> Interval:
+def wilson_interval(share: float, count: float) -> Interval:
     """95% interval of a binomial share (Wilson, 1927): sensible near 0 and 1, where the usual one is not."""
     spread = Z95**2 / count
     centre = (share + spread / 2) / (1 + spread)
@@ -112,20 +113,22 @@ def _accuracy(evaluations: list[Json]) -> Iterator[Row]:
     for key in dict.fromkeys(key for table in tables for key in table):
         entries = [table.get(key) for table in tables]
         split, group = key
-        name = (
-            f"Accuracy, {split_name(split)}"
-            if group is None
-            else f"{group.capitalize()} group, {split_name(split)}"
-        )
+        name = f"{GROUP_ROWS.get(group, group)}, {split_name(split)}"
         names = [str(entry["name"]) for entry in entries if entry and "name" in entry]
         yield Row(
             section="Clean accuracy",
             name=name,
             unit="share",
-            figures=tuple(entry and share(entry["value"], entry["count"]) for entry in entries),
+            figures=tuple(entry and _accuracy_figure(entry) for entry in entries),
             note=" / ".join(dict.fromkeys(names)),
             better="higher",
         )
+
+
+def _accuracy_figure(entry: Json) -> Figure:
+    """A mean over groups has the interval of a plain mean over as many examples as give its variance."""
+    interval = wilson_interval(entry["value"], entry.get("effective_count", entry["count"]))
+    return Figure(entry["value"], entry["count"], interval)
 
 
 def _attacks(evaluations: list[Json]) -> Iterator[Row]:

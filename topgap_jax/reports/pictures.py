@@ -14,13 +14,13 @@ TILE = 192  # pixels of the longer side, about
 
 def picture(image: np.ndarray) -> np.ndarray:
     """The picture itself, [H,W,C] in [0, 1] -> uint8 [H',W',3], enlarged with its pixels left visible."""
-    return _fit(_to_bytes(_rgb(image)))
+    return _fit(_to_bytes(to_rgb(image)))
 
 
 def object_picture(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The object in its colours, the background faded, the outline drawn."""
     grey = 0.35 + 0.25 * _grey(image)
-    faded = np.where(mask[..., None], _rgb(image), grey[..., None])
+    faded = np.where(mask[..., None], to_rgb(image), grey[..., None])
     return draw_outline(_fit(_to_bytes(faded)), mask)
 
 
@@ -36,10 +36,14 @@ def heat_picture(image: np.ndarray, heat: np.ndarray, mask: np.ndarray | None = 
 
 
 def draw_outline(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`trace` around a mask that still has to be enlarged."""
+    return trace(pixels, _fit(mask.astype(np.uint8)) > 0, 2)
+
+
+def trace(pixels: np.ndarray, mask: np.ndarray, width: int) -> np.ndarray:
     """A white line with a dark rim just outside the mask: visible on any background."""
-    enlarged = _fit(mask.astype(np.uint8)) > 0
-    line = ndimage.binary_dilation(enlarged, iterations=2) & ~enlarged
-    rim = ndimage.binary_dilation(enlarged, iterations=3) & ~enlarged & ~line
+    line = ndimage.binary_dilation(mask, iterations=width) & ~mask
+    rim = ndimage.binary_dilation(mask, iterations=width + 1) & ~mask & ~line
     drawn = pixels.copy()
     drawn[line], drawn[rim] = (255, 255, 255), (20, 20, 20)
     return drawn
@@ -58,8 +62,17 @@ def color_stops(count: int = 9) -> list[str]:
     return [matplotlib.colors.to_hex(color) for color in colors]
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
-    return image if image.shape[-1] == 3 else np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1)
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """`[H, W, C]` in [0, 1] to three channels: grey and RGB as they are, else the sum of coloured channels.
+
+    Two channels are magenta and green, which are told apart with any colour vision and add up to white.
+    """
+    channels = image.shape[-1]
+    if channels in (1, 3):
+        return np.broadcast_to(image, (*image.shape[:2], 3))
+    hues = (5 / 6 + np.arange(channels) / channels) % 1
+    colors = matplotlib.colors.hsv_to_rgb(np.stack([hues, np.ones(channels), np.ones(channels)], axis=-1))
+    return np.clip(image @ colors, 0, 1)
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            temporary = workdir / "config.json.tmp"
+            temporary = workdir / f"config.json.{uuid.uuid4().hex}"  # several machines may share a workdir
             temporary.write_text(as_json(config))
             temporary.replace(path)
     except OSError as error:

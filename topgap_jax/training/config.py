@@ -36,8 +36,19 @@ DEFAULTS: dict[str, Any] = {
         "train": "train",
         "validation": "validation",
         "test": (),  # splits of the final evaluation, the first one is also attacked
+        "tests_elsewhere": {},  # further test sets: {NAME: {"source": ..., "split": ..., "options": {...}}}
+        "folds": 0,  # of a cross-validation of the split `train`; 0: none
+        "fold": -1,  # the one to train; -1: all, one after another
+        "fold_seed": 0,  # of the division
+        "fold_validation": 10,  # of what a fold does not test on, one example in so many validates
+        "fold_groups": False,  # whether the examples of one group (a specimen, a patient) stay together
         "augment": (),
+        "eval_transforms": (),  # of validation and test pictures: "resize_short:256", "center_crop:224"
+        "mixup": 0.0,  # parameter of the beta distribution, 0: none; with `cutmix` one of the two per batch
+        "cutmix": 0.0,
         "workers": 0,  # processes that load and augment; 0: threads
+        "on_device": "auto",  # training pictures: "auto" (small arrays on GPU or TPU), "always", "never"
+        "on_device_limit": 2**30,  # bytes, for "auto"
     },
     "optimizer": {
         "name": "sgd",
@@ -73,7 +84,7 @@ DEFAULTS: dict[str, Any] = {
     },
     "twin": {},  # fields that differ in a second run, trained and evaluated beside this one
 }
-FREE_FORM = ("data.options", "twin")
+FREE_FORM = ("data.options", "data.tests_elsewhere", "twin")
 
 
 def resolve(config: Mapping[str, Any]) -> ml_collections.FrozenConfigDict:

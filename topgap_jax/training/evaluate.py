@@ -4,7 +4,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from topgap_jax.analysis import cam
 from topgap_jax.data.pipeline import eval_batches, first_examples
 from topgap_jax.data.sources import Source
 from topgap_jax.models import Classifier
+from topgap_jax.training.groups import group_accuracies, group_shares
 from topgap_jax.training.mesh import put_batch
 from topgap_jax.training.metrics import identity, training_time
+from topgap_jax.training.splits import reading, test_names
 from topgap_jax.training.state import TrainState, evaluated_params
 from topgap_jax.training.step import EvalStep, make_eval_step
 
@@ -51,22 +53,20 @@ def evaluate_run(
 ) -> None:
     """Writes `examples.npz` and `evaluation.json` of a trained run, unless they are there already.
 
-    Without a split in `data.test` there is nothing to evaluate.
+    Without a test set there is nothing to evaluate.
     """
     path = directory / "evaluation.json"
-    if path.exists() or not config.data.test:
+    tests = test_names(config.data)
+    if path.exists() or not tests:
         return
     graphdef = nnx.graphdef(model)
     model = nnx.merge(graphdef, *jax.device_get((evaluated_params(state), state.model_state)))
     eval_step = make_eval_step(graphdef, mesh)
-    splits = {
-        name: evaluate_split(eval_step, state, sources[name], config, mesh) for name in config.data.test
-    }
-    first, validation = config.data.test[0], config.data.validation
+    splits = {name: evaluate_split(eval_step, state, sources[name], config, mesh) for name in tests}
+    first, validation = tests[0], config.data.validation
     explain_step = make_explain_step(model)
-    explained = {
-        name: explain(explain_step, sources[name], config) for name in (validation, *config.data.test)
-    }
+    explained = {name: explain(explain_step, sources[name], config) for name in (validation, *tests)}
+    training_groups = group_shares(sources[config.data.train])
     test = explained[first]
     _, height, width, _ = model.cam_shape(test["image"].shape[1:])
     evaluation = {
@@ -82,7 +82,7 @@ def evaluate_run(
         "accuracy": [
             figures
             for name, result in splits.items()
-            for figures in accuracy(name, result, getattr(sources[name], "group_names", ()))
+            for figures in accuracy(name, result, getattr(sources[name], "group_names", ()), training_groups)
         ],
         "attacks": [
             attack(name, model, sources[first], splits[first], config) for name in config.evaluation.attacks
@@ -94,7 +94,7 @@ def evaluate_run(
             "method": "Grad-CAM" if model.head_name == "original" else "CAM (built in)",
         },
     }
-    shown = {name: explained[name] for name in config.data.test}
+    shown = {name: explained[name] for name in tests}
     write_pictures(directory / "examples.npz", shown, sources[first].class_names, config.evaluation.pictures)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(evaluation, indent=2))
@@ -117,25 +117,24 @@ def evaluate_split(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    for batch, valid in batches:
+    for batch, valid in iter(partial(_next_or_none, batches), None):
         result = jax.device_get(eval_step(params, state.model_state, put_batch(mesh, batch)))
         results.append({name: value[:valid] for name, value in result.items()})
     return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
 
 def accuracy(
-    split: str, result: Mapping[str, np.ndarray], group_names: Sequence[str]
+    split: str,
+    result: Mapping[str, np.ndarray],
+    group_names: Sequence[str],
+    training_groups: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Accuracy over a split and, where it has groups, of its worst group."""
+    """Accuracy over a split as it is and, where it has groups, what `group_accuracies` makes of them."""
     correct = result["prediction"] == result["label"]
     figures = [{"split": split, "value": float(correct.mean()), "count": len(correct)}]
     if "group" in result:
-        groups = {group: correct[result["group"] == group] for group in np.unique(result["group"])}
-        worst = min(groups, key=lambda group: groups[group].mean())
-        value, count = float(groups[worst].mean()), len(groups[worst])
-        figures.append(
-            {"split": split, "group": "worst", "name": group_names[worst], "value": value, "count": count}
-        )
+        of_groups = group_accuracies(correct, result["group"], group_names, training_groups)
+        figures += [{"split": split, **figure} for figure in of_groups]
     return figures
 
 
@@ -144,7 +143,8 @@ def attack(
 ) -> dict[str, Any]:
     """One attack on the first `evaluation.attack_examples` examples of a split."""
     preset = attacks.PRESETS[name]
-    examples = first_examples(source, config.evaluation.attack_examples)
+    with reading():
+        examples = first_examples(source, config.evaluation.attack_examples)
     labels, predictions = examples["label"], clean["prediction"][: len(examples["label"])]
     eps = config.evaluation.attack_eps
     result = preset.attack(attacks.logits_fn(model), examples["image"], labels, eps=eps)
@@ -180,7 +180,8 @@ def explain(explain_step: ExplainStep, source: Source, config: Any) -> dict[str,
 
     `heat` is `[N, H, W]` in [0, 1], `probabilities` `[N, K]`; images, labels and masks are the source's.
     """
-    examples = first_examples(source, config.evaluation.cam_examples)
+    with reading():
+        examples = first_examples(source, config.evaluation.cam_examples)
     count, size = len(examples["label"]), config.evaluation.batch_size
     results = []
     for start in range(0, count, size):
@@ -208,10 +209,9 @@ def write_pictures(
     chosen = {
         split: {name: value[:share] for name, value in found.items()} for split, found in explained.items()
     }
-    parts = chosen.values()
-    together = {
-        name: np.concatenate([part[name] for part in parts]) for name in next(iter(parts)) if name != "group"
-    }
+    parts = list(chosen.values())
+    shared = set.intersection(*(set(part) for part in parts))  # some test sets have masks, others none
+    together = {name: np.concatenate([part[name] for part in parts]) for name in shared}
     arrays: dict[str, Any] = {
         "images": together["image"],
         "labels": together["label"],
@@ -224,6 +224,11 @@ def write_pictures(
     if "mask" in together:
         arrays["masks"] = together["mask"]
     np.savez_compressed(path, **arrays)
+
+
+def _next_or_none(batches: Iterator[Any]) -> Any:
+    with reading():
+        return next(batches, None)
 
 
 def machine() -> dict[str, Any]:

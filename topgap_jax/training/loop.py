@@ -1,6 +1,6 @@
 """The training run: from a configuration and a folder to trained parameters and their evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +14,17 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from topgap_jax.data.pipeline import train_batches
-from topgap_jax.data.sources import Source, load_source
-from topgap_jax.data.transforms import augmentation
+from topgap_jax.data.sources import Source
+from topgap_jax.data.transforms import augmentation, check_augmentation
 from topgap_jax.models import Classifier, create_model, save_model
 from topgap_jax.training.checkpoint import Checkpoints, claim
 from topgap_jax.training.config import ConfigError, resolve, twin_of
+from topgap_jax.training.device_data import Batch, Indexed, lies_on_device, make_fetch, put_images
 from topgap_jax.training.evaluate import check_evaluation, evaluate_run, evaluate_split
 from topgap_jax.training.fine_tuning import frozen_mask
 from topgap_jax.training.mesh import check_batch_size, make_mesh, put_batch, state_sharding
 from topgap_jax.training.metrics import TrainingLog
+from topgap_jax.training.splits import check_agreement, load_sources, reading, test_names
 from topgap_jax.training.state import TrainState, create_state, evaluated_params, make_optimizer, split_model
 from topgap_jax.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
@@ -54,6 +56,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> None:
       ConfigError: a field, name or value that does not exist or fit, or a workdir that cannot be used, before
         any long work starts.
       FloatingPointError: the loss became infinite or NaN; the last good checkpoint stays.
+      DataError: pictures could no longer be read; the last checkpoint stays.
     """
     try:
         runs = prepare_all(config, workdir)
@@ -85,6 +88,7 @@ def prepare(config: ml_collections.FrozenConfigDict, directory: Path) -> Run:
     check_batch_size(mesh, "evaluation.batch_size", config.evaluation.batch_size)
     check_evaluation(config.evaluation)
     check_counts(config.train)
+    check_mixing(config.data)
     augmentation(config.data.augment)
     sources = load_sources(config.data)
     source = sources[config.data.train]
@@ -93,23 +97,21 @@ def prepare(config: ml_collections.FrozenConfigDict, directory: Path) -> Run:
             f"train.batch_size={config.train.batch_size} is more than the {len(source)} examples "
             f"of the split {config.data.train!r} of {config.data.source!r}"
         )
-    image_shape = np.shape(source[0]["image"])
+    image_shape = check_augmentation(config.data.augment, source)
+    evaluated = (config.data.validation, *test_names(config.data))
+    check_agreement(evaluated, sources, config.data.train, image_shape)
+    lies_on_device(config.data, source)
     model = create_model(
         num_classes=source.num_classes, in_channels=image_shape[-1], seed=config.seed, **config.model
     )
     check_size_prior(model, image_shape)
+    check_size_prior(model, sources[config.data.validation].image_shape or image_shape)
     check_loss(config.loss, source.num_classes)
     steps_per_epoch = len(source) / config.train.batch_size
     steps = round(config.train.epochs * steps_per_epoch)
     make_optimizer(config.optimizer, steps)
     frozen_mask(split_model(model)[1], config.optimizer.freeze)
     return Run(config, directory, mesh, model, sources, steps, steps_per_epoch)
-
-
-def load_sources(config: Any) -> dict[str, Source]:
-    """Every split that `config` (the field `data`) names."""
-    splits = {config.train, config.validation, *config.test}
-    return {split: load_source(config.source, split, **config.options) for split in sorted(splits)}
 
 
 def check_size_prior(model: Classifier, image_shape: tuple[int, ...]) -> None:
@@ -130,6 +132,13 @@ def check_counts(config: Any) -> None:
             raise ValueError(f"train.{name}={value} must be at least 1")
 
 
+def check_mixing(config: Any) -> None:
+    """Raises a ValueError for a parameter of Mixup or CutMix in `config` (the field `data`) below 0."""
+    for name in ("mixup", "cutmix"):
+        if config[name] < 0:
+            raise ValueError(f"data.{name}={config[name]} must not be negative (0: none)")
+
+
 def check_loss(config: Any, num_classes: int) -> None:
     """Raises a ValueError if `config` (the field `loss`) does not fit the classes."""
     if config.l1 < 0:
@@ -145,15 +154,17 @@ def train(run: Run) -> TrainState:
     """Trains to the last step, from the newest checkpoint if there is one; the state to be evaluated."""
     config = run.config
     state, train_step, eval_step = make_programs(run)
-    batches = make_batches(run)
+    batches, place = make_batches(run), make_placement(run)
 
-    with closing(Checkpoints(run.directory)) as checkpoints:
+    with closing(batches), closing(Checkpoints(run.directory)) as checkpoints:
         state = checkpoints.restore(state, batches) or state
         start = int(state.step)
         length = (run.steps, run.steps_per_epoch)
         with TrainingLog(run.directory, config, start, *length) as log:
             for step in range(start + 1, run.steps + 1):
-                state, metrics = train_step(state, put_batch(run.mesh, next(batches)))
+                with reading():
+                    batch = next(batches)
+                state, metrics = train_step(state, place(step, batch))
                 log.add(metrics)
                 evaluates = ends_epoch(run, step)
                 saves = evaluates or step % config.train.checkpoint_every_steps == 0
@@ -190,16 +201,29 @@ def make_programs(run: Run) -> tuple[TrainState, TrainStep, EvalStep]:
 
 
 def make_batches(run: Run) -> grain.DatasetIterator:
-    """The training batches of this process."""
+    """The training batches of this process; where the pictures lie on the device, their indices."""
+    config, source = run.config.data, run.sources[run.config.data.train]
+    on_device = lies_on_device(config, source)
     return train_batches(
-        run.sources[run.config.data.train],
+        Indexed(source) if on_device else source,
         batch_size=run.config.train.batch_size // jax.process_count(),
         seed=run.config.seed,
-        transforms=augmentation(run.config.data.augment),
+        transforms=[] if on_device else augmentation(config.augment),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        workers=run.config.data.workers,
+        workers=0 if on_device else config.workers,
     )
+
+
+def make_placement(run: Run) -> Callable[[int, dict[str, np.ndarray]], Batch]:
+    """`(step, batch of this process) -> global batch on the devices`."""
+    config, source = run.config.data, run.sources[run.config.data.train]
+    if not lies_on_device(config, source):
+        return lambda step, batch: put_batch(run.mesh, batch)
+    with reading():
+        images = put_images(run.mesh, source)
+    fetch = make_fetch(run.mesh, images, seed=run.config.seed, augment=config.augment)
+    return lambda step, batch: fetch(step, put_batch(run.mesh, batch))
 
 
 def ends_epoch(run: Run, step: int) -> bool:

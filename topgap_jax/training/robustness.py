@@ -22,11 +22,11 @@ from topgap_jax.attacks.diagnostics import diagnose
 from topgap_jax.attacks.journal import Journal
 from topgap_jax.attacks.presets import PRESETS, Preset
 from topgap_jax.data.pipeline import first_examples
-from topgap_jax.data.sources import load_source
 from topgap_jax.models import Classifier, load_model
 from topgap_jax.training.config import ConfigError, resolve
 from topgap_jax.training.evaluate import machine
 from topgap_jax.training.metrics import identity
+from topgap_jax.training.splits import load_split
 
 Report = Callable[[str], None]
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # steps of PGD at which accuracy is read
@@ -138,8 +138,7 @@ def _read_config(directory: Path) -> Any:
 
 def _examples(config: Any, settings: RobustnessSettings) -> dict[str, np.ndarray]:
     split = settings.split or next(iter(config.data.test), config.data.validation)
-    source = load_source(config.data.source, split, **config.data.options)
-    return first_examples(source, settings.examples) | {"split": np.asarray(split)}
+    return first_examples(load_split(config.data, split), settings.examples) | {"split": np.asarray(split)}
 
 
 def _evaluate(

@@ -11,8 +11,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from topgap_jax.losses import top_gap_loss
+from topgap_jax.training.device_data import as_float
 from topgap_jax.training.fine_tuning import stop_gradients
 from topgap_jax.training.mesh import batch_sharding, replicated, state_sharding
+from topgap_jax.training.mixing import MIXING, mix
 from topgap_jax.training.state import Params, TrainState
 
 Batch = dict[str, jax.Array]
@@ -30,7 +32,8 @@ def make_train_step(
 ) -> TrainStep:
     """Compiles `(state, batch) -> (state, metrics)`; the state's buffers are reused.
 
-    The batch holds `image` `[B, H, W, C]` in [0, 1] and `label` `[B]`; metrics are means over it.
+    The batch holds `image` `[B, H, W, C]`, uint8 or float in [0, 1], and `label` `[B]`; metrics are means
+    over it. Of a picture that Mixup or CutMix made, the accuracy counts the label with the larger share.
     """
     loss_of = partial(
         top_gap_loss,
@@ -39,16 +42,23 @@ def make_train_step(
         class_weights=config.loss.class_weights or None,
     )
     ema_decay = config.optimizer.ema_decay
+    mixing = {"mixup": config.data.mixup, "cutmix": config.data.cutmix}
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        images, labels = as_float(batch["image"]), batch["label"]
+        dominant, mixed_labels = labels, dict[str, Any]()
+        if any(mixing.values()):
+            images, others, share = mix(jax.random.fold_in(key, MIXING), images, labels, **mixing)
+            dominant = jnp.where(share >= 0.5, labels, others)
+            mixed_labels = {"other_labels": others, "share": share}
 
         def mean_loss(params: Params) -> tuple[jax.Array, tuple[Params, Metrics]]:
             trained = stop_gradients(params, config.optimizer.freeze)
             model = nnx.merge(graphdef, trained, state.model_state)
-            out = model(batch["image"], train=True, key=key)
-            losses = loss_of(out.logits, out.cam, batch["label"])
-            correct = out.logits.argmax(-1) == batch["label"]
+            out = model(images, train=True, key=key)
+            losses = loss_of(out.logits, out.cam, labels, **mixed_labels)
+            correct = out.logits.argmax(-1) == dominant
             metrics = {name: value.mean() for name, value in (losses | {"accuracy": correct}).items()}
             return metrics["loss"], (nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param))), metrics)
 
@@ -78,7 +88,7 @@ def make_eval_step(graphdef: nnx.GraphDef, mesh: Mesh) -> EvalStep:
     """
 
     def eval_step(params: Params, model_state: Params, batch: Batch) -> Metrics:
-        out = nnx.merge(graphdef, params, model_state)(batch["image"])
+        out = nnx.merge(graphdef, params, model_state)(as_float(batch["image"]))
         losses = top_gap_loss(out.logits, out.cam, batch["label"])
         given = {name: value for name, value in batch.items() if name != "image"}
         return given | {

@@ -53,7 +53,7 @@ benchmark-backbones: .venv-parity/done
 	.venv-parity/bin/python -m pip install --quiet --upgrade pip
 	.venv-parity/bin/python -m pip install --quiet -r requirements-parity.txt --editable .
 	# torchattacks brings an old copy of RobustBench along, which the second line replaces.
-	.venv-parity/bin/python -m pip install --quiet --no-deps torchattacks==3.5.1 grad-cam==1.5.7
+	.venv-parity/bin/python -m pip install --quiet --no-deps torchattacks==3.5.1 grad-cam==1.5.7 imagecorruptions==1.1.2
 	.venv-parity/bin/python -m pip install --quiet --no-deps --force-reinstall robustbench==1.1.1
 	touch $@
 

@@ -2,7 +2,7 @@
 
     tissue/train/<class>/*.tif   tissue/validation/<class>/*.tif   tissue/test/<class>/*.tif
 
-Command:  python main.py --config=configs/microscopy.py --workdir=runs/tissue [--config.data.source=folder:mine]
+Command:  python main.py --config=configs/microscopy.py --workdir=runs/tissue [--config.data.source=...]
           (docs/microscopy.md makes such a folder, and says what to set for yours)
 Hardware: two CPU cores
 """
@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.k = 102  # as `topgap data inspect` suggests
 
     config.loss = ml_collections.ConfigDict()
-    config.loss.l1 = 0.1
+    config.loss.l1 = 1.0
     config.loss.class_weights = ()
 
     config.data = ml_collections.ConfigDict()
@@ -45,4 +45,6 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.weights = "best"
+    config.evaluation.attacks = ("paper_fgsm", "pgd50")
+    config.evaluation.attack_eps = 1 / 255
     return config

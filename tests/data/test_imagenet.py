@@ -104,6 +104,7 @@ def test_sketch_and_corruptions_are_read_from_their_layouts(data_dir):
     assert load_source("imagenet_sketch", "test", data_dir=str(data_dir)).class_names == WNIDS
     for options, message in (
         ({"corruption": "rain"}, "imagenet_c has no corruption 'rain'; there are fog, snow"),
+        ({}, "imagenet_c has no corruption ''; there are fog, snow"),
         ({"corruption": "fog", "severity": 6}, "severity is a whole number in 1..5, not 6"),
         ({"corruption": "fog", "severity": 2}, "fog/2 is no folder"),
     ):

@@ -68,7 +68,7 @@ def imagenet(
     check_split(split, there or list(FOLDERS), "imagenet")
     root = prepared_folder("imagenet", data_dir, FOLDERS[split])
     if split != "train" and (root / "train").is_dir():
-        _check_same(root, root / "train", root / FOLDERS[split])
+        _check_same(root / "train", root / FOLDERS[split])
     return _by_wnid(root / FOLDERS[split], data_dir, size, short_side, channels)
 
 
@@ -92,7 +92,7 @@ def imagenet_sketch(
 def imagenet_c(
     split: str = "test",
     *,
-    corruption: str,
+    corruption: str = "",
     severity: int = 1,
     data_dir: str = "data",
     size: Size = None,
@@ -103,7 +103,7 @@ def imagenet_c(
 
     Args:
         split: "test".
-        corruption: a folder of `imagenet_c`, such as "gaussian_noise".
+        corruption: a folder of `imagenet_c`, such as "gaussian_noise"; it has to be given.
         severity: 1 to 5.
         data_dir, size, short_side, channels: as for `imagenet`.
 
@@ -157,7 +157,7 @@ def _wnids(folder: Path) -> list[str]:
     return wnids
 
 
-def _check_same(root: Path, training: Path, folder: Path) -> None:
+def _check_same(training: Path, folder: Path) -> None:
     """Labels are places in the list of folders: another list would mean other labels."""
     expected, found = set(_wnids(training)), set(_wnids(folder))
     if expected != found:

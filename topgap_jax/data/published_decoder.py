@@ -23,6 +23,8 @@ class PublishedDecoder(Decoder):
             if error.kind not in ("CMYK", "animated"):
                 raise
             where = where or str(file)
+            if hasattr(file, "seek"):
+                file.seek(0)
             with readable(where), Image.open(file) as picture:
                 return super().decode(picture.convert("RGB"), where)
 

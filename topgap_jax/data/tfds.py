@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from topgap_jax.data.decode import Decoder
 from topgap_jax.data.defects import readable
 from topgap_jax.data.layout import how_to_get
+from topgap_jax.data.published_decoder import PublishedDecoder
 from topgap_jax.data.sources import Example, check_split, listed
 
 MASK_KEY = "segmentation_mask"
@@ -65,7 +65,7 @@ class TfdsSource:
         _check_features(features, image_key, label_key, f"tfds:{name}")
         self.class_names = list(features[label_key].names)
         self.num_classes = len(self.class_names)
-        self.decoder = Decoder(size, channels, short_side)
+        self.decoder = PublishedDecoder(size, channels, short_side)
         sides = self.decoder.size or (None if short_side else features[image_key].shape[:2])
         self.image_shape: tuple[int, int, int] | None = (*sides, channels) if sides and all(sides) else None
         self._where = f"tfds:{name}, split {split!r}"

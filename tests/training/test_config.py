@@ -1,7 +1,10 @@
+import json
+
 import ml_collections
 import pytest
 
-from topgap_jax.training.config import DEFAULTS, config_hash, differences, resolve, twin_of
+from topgap_jax.training.checkpoint import claim
+from topgap_jax.training.config import DEFAULTS, as_json, config_hash, differences, resolve, twin_of
 
 
 def test_defaults_are_filled_in_and_values_kept():
@@ -58,3 +61,14 @@ def test_the_hash_names_the_whole_configuration():
     assert config_hash(resolve({})) == config_hash(resolve(DEFAULTS))
     assert config_hash(resolve({"seed": 1})) != config_hash(resolve({}))
     assert config_hash(resolve({"data": {"test": ["a"]}})) == config_hash(resolve({"data": {"test": ("a",)}}))
+
+
+def test_a_workdir_from_before_a_field_existed_is_the_same_run(tmp_path):
+    """An upgrade that adds fields must not lock people out of their runs."""
+    config = resolve({"seed": 4, "data": {"options": {"size": 40}}})
+    older = json.loads(as_json(config))
+    del older["data"]["folds"], older["mesh"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    claim(tmp_path, config)
+    with pytest.raises(ValueError, match=r"data\.folds: 5, not 0"):
+        claim(tmp_path, resolve({"seed": 4, "data": {"options": {"size": 40}, "folds": 5}}))

@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from topgap_jax.training.config import as_json, differences
+from topgap_jax.training.config import as_json, differences, filled
 from topgap_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
             temporary.replace(path)
     except OSError as error:
         raise OSError(f"workdir {str(workdir)!r} cannot be written: {error.strerror or error}") from error
-    other = differences(config, json.loads(path.read_text()))
+    other = differences(config, filled(json.loads(path.read_text())))
     if other:
         raise ValueError(
             f"workdir {str(workdir)!r} holds a run with another configuration ({'; '.join(other[:5])}): "

@@ -125,6 +125,18 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     ]
 
 
+def filled(
+    stored: Mapping[str, Any], defaults: Mapping[str, Any] = DEFAULTS, path: str = ""
+) -> dict[str, Any]:
+    """A stored configuration, with the defaults of fields that did not exist when it was written."""
+    result = dict(defaults) | dict(stored)
+    for name, value in stored.items():
+        field = f"{path}{name}"
+        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping) and field not in FREE_FORM:
+            result[name] = filled(value, defaults[name], f"{field}.")
+    return result
+
+
 def _merge(defaults: Mapping[str, Any], given: Mapping[str, Any], path: str) -> dict[str, Any]:
     merged = dict(defaults)
     for name, value in given.items():

@@ -9,7 +9,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.fixes import parse_version
 
 from topgap_jax.data.arrays import ArraySource
-from topgap_jax.data.folds import Subset, fold_parts, source_folds, stratified_folds
+from topgap_jax.data.folds import Subset, dealt, fold_parts, source_folds, stratified_folds
 from topgap_jax.data.sources import load_source
 
 LABELS = np.sort(load_digits().target)  # as in a folder with one subfolder per class
@@ -152,3 +152,25 @@ def test_a_source_without_labels_or_groups():
         source_folds(Subset(source(groups=False), np.arange(60)), 3, by_group=True)
     with pytest.raises(ValueError, match=r"data\.fold=4 is none of the folds 0 to 3"):
         fold_parts(source(), 4, 4)
+
+
+def labelled(labels):
+    images = np.zeros((len(labels), 2, 2, 1), np.uint8)
+    return ArraySource(images, labels, [str(n) for n in range(labels.max() + 1)])
+
+
+class TestDealt:
+    def test_every_beginning_shows_the_classes_in_proportion(self):
+        labels = np.repeat([0, 1, 2], [60, 30, 10])
+        order = dealt(labelled(labels))
+        assert sorted(order.indices) == list(range(100))
+        for count in (10, 20, 50):
+            np.testing.assert_allclose(
+                np.bincount(order.labels[:count], minlength=3) / count, [0.6, 0.3, 0.1], atol=1.01 / count
+            )
+        assert [order[i]["label"] for i in range(100)] == order.labels.tolist()
+
+    def test_a_mixed_order_stays(self):
+        for labels in (np.array([0, 1, 0, 2]), np.zeros(5, int), np.array([3])):
+            source = labelled(labels)
+            assert dealt(source) is source

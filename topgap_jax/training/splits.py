@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from topgap_jax.data.folds import TEST_FOLD, VALIDATION_FOLD, fold_parts
+from topgap_jax.data.folds import TEST_FOLD, VALIDATION_FOLD, dealt, fold_parts
 from topgap_jax.data.sources import Example, Source, load_source
 from topgap_jax.data.transforms import augmentation, check_augmentation
 
@@ -90,8 +90,9 @@ def load_split(config: Any, name: str, fold: Mapping[str, Source] | None = None)
         source = _load_entry(name, config.tests_elsewhere.to_dict()[name])
     else:
         source = load_source(config.source, name, **config.options)
-    evaluated = config.eval_transforms and name != config.train
-    return Prepared(source, config.eval_transforms) if evaluated else source
+    if name == config.train:
+        return source
+    return Prepared(dealt(source), config.eval_transforms) if config.eval_transforms else dealt(source)
 
 
 def load_fold(config: Any) -> dict[str, Source]:

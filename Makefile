@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test test-slow parity golden lint benchmarks benchmark-autoattack benchmark-backbones clean
+.PHONY: quickstart test test-slow parity golden lint benchmarks benchmark-analysis benchmark-autoattack benchmark-backbones benchmark-input clean
 
 quickstart: .venv/runtime
 	$(BIN)/python main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -32,6 +32,12 @@ benchmarks: .venv/dev
 
 benchmark-autoattack: .venv-parity/done
 	PYTHONPATH=tests .venv-parity/bin/python benchmarks/autoattack.py --json runs/autoattack.jsonl
+
+benchmark-analysis: .venv-parity/done
+	.venv-parity/bin/python benchmarks/analysis.py --json runs/analysis.jsonl
+
+benchmark-input: .venv-parity/done
+	.venv-parity/bin/python benchmarks/input.py --workers 1,2 --json runs/input.jsonl
 
 benchmark-backbones: .venv-parity/done
 	.venv-parity/bin/python benchmarks/backbones.py --json runs/backbones.jsonl

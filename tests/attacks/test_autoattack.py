@@ -297,7 +297,7 @@ class TestJournal:
         *kept, last = path.read_text().splitlines()
         *expected, cut = written.splitlines()
         assert kept == expected
-        # The attempt that was cut off is made again, in a smaller batch, where the loss may round differently.
+        # The attempt that was cut off is made again in a smaller batch, where its loss may round differently.
         ours, theirs = json.loads(last), json.loads(cut)
         assert ours.pop("loss") == pytest.approx(theirs.pop("loss"), rel=1e-3)
         assert ours == theirs

@@ -170,7 +170,6 @@ def area_reliability(areas: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figu
         axis.plot([0, top], [0, top], color=LIGHT.muted, linewidth=0.8, linestyle=(0, (4, 2)))
         axis.scatter(objects, lit, s=6, alpha=0.4, color=LIGHT.lines[number % len(LIGHT.lines)], linewidths=0)
         axis.set(xlim=(0, top), ylim=(0, top))
-        axis.set_box_aspect(1)
         axis.set_title(name, fontsize=9)
         _style(axis, "object's share of the picture", "lit share" if number == 0 else "")
     return figure

@@ -3,7 +3,8 @@
 Command:  python main.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
           (docs/datasets/fashion_mnist.md says how data/fashion_mnist is made)
 Hardware: two CPU cores
-Time:     under 6 minutes, with training, evaluation and compilation
+Time:     about 4 minutes, with training (1.5 minutes each), evaluation and compilation
+Expected: 0.90 accuracy for both
 Choices:  ours. k=24 of the 7x7 positions, since a piece of clothing fills about half of its picture.
 """
 

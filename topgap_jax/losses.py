@@ -1,6 +1,7 @@
 """Losses per example; the caller takes the mean."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def top_gap_loss(
     Returns:
       `loss`, `cross_entropy` and `l1` (before its weight), each `[B]` float32.
     """
-    settings = {"label_smoothing": label_smoothing, "class_weights": class_weights}
+    settings: dict[str, Any] = {"label_smoothing": label_smoothing, "class_weights": class_weights}
     ce = cross_entropy(logits, labels, **settings)
     if other_labels is not None:
         ce = share * ce + (1 - share) * cross_entropy(logits, other_labels, **settings)

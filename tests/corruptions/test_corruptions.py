@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corruptions.photographs import photographs, psnr
 
+from corruptions.photographs import photographs, psnr
 from topgap_jax.corruptions import (
     CORRUPTIONS,
     EXTRA,

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tifffile
-from data import original_sets, published_sets
 from PIL import Image
 from skimage import data
 
+from data import original_sets, published_sets
 from topgap_jax.data.arrays import ArraySource
 from topgap_jax.data.folds import fold_parts
 from topgap_jax.data.sources import Source, load_source

@@ -10,9 +10,9 @@ import shutil
 
 import numpy as np
 import pytest
-from data.original_sets import OBJECTS, edges, polygons, run_lengths, silhouette, write_coco
 from PIL import Image
 
+from data.original_sets import OBJECTS, edges, polygons, run_lengths, silhouette, write_coco
 from topgap_jax.data import coco as module
 from topgap_jax.data.sources import load_source
 

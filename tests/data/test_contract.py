@@ -5,8 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
-from data.contract import SOURCES, Entry
 
+from data.contract import SOURCES, Entry
 from topgap_jax.data.pipeline import eval_batches, train_batches
 from topgap_jax.data.sources import Example, Source
 from topgap_jax.data.transforms import resize

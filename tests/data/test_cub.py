@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from data.original_sets import BIRDS, GREY, edges, votes, write_cub
 from PIL import Image
 
+from data.original_sets import BIRDS, GREY, edges, votes, write_cub
 from topgap_jax.data.sources import load_source
 
 

@@ -1,5 +1,6 @@
 """Real pictures in every format and depth: the pixels that come out, and the size they come at."""
 
+import importlib.util
 import pickle
 import struct
 import zlib
@@ -263,6 +264,14 @@ def test_tiffs_that_cannot_be_used_say_why(tmp_path, stored, options, message):
     path = save(tmp_path / "a.tif", stored, **{"photometric": "minisblack"} | options)
     with pytest.raises(PictureError, match=message):
         Decoder()(path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is not None, reason="imagecodecs is installed")
+def test_a_compression_that_needs_a_package_names_it(tmp_path):
+    Image.fromarray(CAT).save(tmp_path / "a.tif", compression="tiff_lzw")
+    for read in (Decoder(), check_file):
+        with pytest.raises(PictureError, match=r"compressed with LZW, .* pip install imagecodecs"):
+            read(tmp_path / "a.tif")
 
 
 def test_16_bits_in_several_channels_of_a_png_are_refused(tmp_path):

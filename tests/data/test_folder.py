@@ -207,7 +207,7 @@ def test_any_value_but_0_is_the_object(masked, kind):
 
 def test_sources_with_masks_and_skipped_files_survive_pickle(masked):
     (masked / "train" / "cell" / "0.tif").write_bytes(b"")
-    with pytest.warns(UserWarning, match="1 of 2 pictures are skipped: 1 empty file"):
+    with pytest.warns(UserWarning, match="1 of 2 pictures are skipped: empty file .1."):
         source = load_source(f"folder:{masked}", "train", channels=1, on_error="skip")
     copy = pickle.loads(pickle.dumps(source))
     assert len(copy) == 1 and copy.skipped == {"empty file": 1}

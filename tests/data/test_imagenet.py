@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from data.published_sets import SYNSETS, VALIDATION, imagenet_jpeg, write_imagenet_archives
 from PIL import Image
 
+from data.published_sets import SYNSETS, VALIDATION, imagenet_jpeg, write_imagenet_archives
 from topgap_jax.data.prepare import is_prepared, prepare
 from topgap_jax.data.published import DATA_SETS
 from topgap_jax.data.sources import load_source, split_names

@@ -181,6 +181,15 @@ def test_the_pixel_size_follows_the_scale(folder):
     assert inspected(folder, "train", size=32).splits[0].pixel_size.median == pytest.approx(1.0)
 
 
+def test_another_magnification_in_the_test_split_is_a_warning(folder):
+    for path in (folder / "test").rglob("*.tif"):
+        cell = tifffile.imread(path)
+        tifffile.imwrite(path, cell, imagej=True, resolution=(4, 4), metadata={"unit": "um"})
+    [(text, lines)] = warnings_of(inspected(folder))
+    assert text.startswith("A pixel is 0.25 to 0.5 um")
+    assert lines == ["train: 0.5 to 0.5 um", "test: 0.25 to 0.25 um"]
+
+
 def test_a_picture_in_two_splits_is_a_warning_that_names_both(folder):
     (folder / "test" / "gland" / "copy.tif").write_bytes((folder / "train" / "gland" / "4.tif").read_bytes())
     [(text, [line])] = warnings_of(inspected(folder))

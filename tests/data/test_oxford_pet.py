@@ -4,10 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
-from data.published_sets import PETS, pet_trimap, write_oxford_pet
 from PIL import Image
 from skimage import data
 
+from data.published_sets import PETS, pet_trimap, write_oxford_pet
 from topgap_jax.data.oxford_pet import box_of
 from topgap_jax.data.sources import load_source, split_names
 

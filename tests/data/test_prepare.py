@@ -289,6 +289,17 @@ def test_an_archive_with_other_contents_is_refused(tiny, tmp_path, monkeypatch):
         prepare("tiny", tmp_path)
 
 
+@pytest.mark.parametrize("around", ["", "weather/"])
+def test_corruptions_lie_side_by_side(tmp_path, monkeypatch, around):
+    names = [f"{around}{corruption}/1/n01440764/a.JPEG" for corruption in ("fog", "frost")]
+    (tmp_path / "weather.tar").write_bytes(tar_of(dict.fromkeys(names, b"a"), "w"))
+    published = DATA_SETS["imagenet_c"]
+    archives = tuple(archive._replace(checksum="", size=1) for archive in published.archives)
+    monkeypatch.setitem(DATA_SETS, "imagenet_c", published._replace(archives=archives))
+    folder = prepare("imagenet_c", tmp_path, archives=tmp_path, only=["weather"])
+    assert {path.name for path in folder.iterdir()} == {"fog", "frost", ".prepared"}
+
+
 def test_preparing_a_tfds_set_without_tensorflow_says_what_it_needs(tmp_path):
     if (Path(tensorflow_datasets.__file__).parents[1] / "tensorflow").exists():
         pytest.skip("TensorFlow is installed")

@@ -36,13 +36,14 @@ def png_of_size(width, height):
 
 @pytest.fixture
 def bad(tmp_path):
-    """A class of usable pictures, and one with every defect there is."""
+    """A class of usable pictures, and one with every defect there is and a usable one at the end."""
     good, folder = tmp_path / "train" / "good", tmp_path / "train" / "bad"
     good.mkdir(parents=True)
     folder.mkdir()
     picture = Image.fromarray(CAT)
     for i in range(3):
         picture.save(good / f"{i}.jpg")
+    picture.save(folder / "z.png")
     for suffix in ("png", "jpg", "webp", "bmp", "gif", "ppm", "tif"):
         picture.save(folder / f"truncated.{suffix}")
         damage(folder / f"truncated.{suffix}", keep=0.6)
@@ -105,7 +106,7 @@ def test_every_defect_is_named_under_its_kind(bad):
         load_source(f"folder:{bad}", "train", size=32)
     lines = str(error.value).splitlines()
     number = sum(COUNTS.values())
-    assert lines[0].endswith(f"split 'train': {number} problems in {number + 3} pictures")
+    assert lines[0].endswith(f"split 'train': {number} problems in {number + 4} pictures")
     assert lines[-1].startswith("Mend these files or take them out") and 'on_error="skip"' in lines[-1]
     sections: dict[str, list[str]] = {}
     for line in lines[1:-1]:
@@ -123,15 +124,23 @@ def test_every_defect_is_named_under_its_kind(bad):
 def test_skipping_counts_and_warns_once(bad):
     with pytest.warns(UserWarning) as record:
         source = load_source(f"folder:{bad}", "train", size=32, on_error="skip")
-    assert len(record) == 1 and "27 of 30 pictures are skipped: 3 wrong extension" in str(record[0].message)
-    assert source.skipped == COUNTS and len(source) == len(source.labels) == 3
-    assert all(source[i]["image"].shape == (32, 32, 3) for i in range(3))
-    assert source.labels.tolist() == [1, 1, 1] and source.class_names == ["bad", "good"]
+    assert len(record) == 1 and "27 of 31 pictures are skipped: wrong extension (3), " in str(
+        record[0].message
+    )
+    assert source.skipped == COUNTS and len(source) == len(source.labels) == 4
+    assert all(source[i]["image"].shape == (32, 32, 3) for i in range(4))
+    assert source.labels.tolist() == [0, 1, 1, 1] and source.class_names == ["bad", "good"]
+
+
+def test_a_class_is_not_skipped_as_a_whole(bad):
+    (bad / "train" / "bad" / "z.png").unlink()
+    with pytest.raises(ValueError, match=r"(?s)27 problems.*nothing would be left of a class"):
+        load_source(f"folder:{bad}", "train", size=32, on_error="skip")
 
 
 def test_without_a_check_a_defect_shows_when_it_is_read(bad):
     source = load_source(f"folder:{bad}", "train", size=32, check=False)
-    assert len(source) == 30
+    assert len(source) == 31
     for index, path in enumerate(source.paths[:27]):
         if path.name in ("a_jpeg.png", "a_tiff.png"):  # a wrong suffix alone prevents nothing
             assert source[index]["image"].shape == (32, 32, 3)
@@ -148,6 +157,7 @@ def test_a_report_lists_ten_of_a_kind_and_counts_the_rest(tmp_path):
         load_source(f"folder:{tmp_path}", "train")
     lines = str(error.value).splitlines()
     assert lines[1] == "empty file (13):" and lines[12] == "  and 3 more" and len(lines) == 14
+    assert lines[-1] == "They cannot be skipped: nothing would be left of a class."
     with pytest.raises(ValueError, match="13 problems in 13 pictures"):  # nothing would be left
         load_source(f"folder:{tmp_path}", "train", on_error="skip")
 
@@ -168,9 +178,7 @@ def test_what_is_wrong_with_classes_is_reported_too(tmp_path):
     )
     with pytest.raises(ValueError, match=expected):
         load_source(f"folder:{tmp_path}", "train")
-    with pytest.warns(
-        UserWarning, match="0 of 5 pictures are skipped: 1 classes that differ by case only, 1"
-    ):
+    with pytest.warns(UserWarning, match="classes that differ by case only .1., empty class .1., class"):
         assert len(load_source(f"folder:{tmp_path}", "train", on_error="skip")) == 5
 
 
@@ -195,7 +203,9 @@ def test_a_mask_of_another_size_is_a_problem(tmp_path):
     for index in (1, 2):
         with pytest.raises(ValueError, match=rf"mask of .*{index}.png"):
             unchecked[index]
-    with pytest.warns(UserWarning, match="2 of 3 pictures are skipped: 1 mask of another size, 1 no mask"):
+    with pytest.warns(
+        UserWarning, match="2 of 3 pictures are skipped: mask of another size .1., no mask .1."
+    ):
         assert load_source(f"folder:{tmp_path}", "train", on_error="skip")[0]["mask"].shape == (20, 30)
 
 

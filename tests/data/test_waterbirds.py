@@ -4,9 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
-from data.original_sets import BIRDS, SPECIES, votes, write_cub, write_waterbirds
 from PIL import Image
 
+from data.original_sets import BIRDS, SPECIES, votes, write_cub, write_waterbirds
 from topgap_jax.data.sources import load_source
 
 

@@ -89,7 +89,6 @@ def _old_names() -> Iterator[None]:
 
 def write_golden(path: Path) -> None:
     from corruptions.photographs import photographs, psnr
-
     from topgap_jax.corruptions import CORRUPTIONS
 
     statistics: dict[str, dict[int, dict[str, float]]] = {}

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+
 from corruptions.photographs import photographs
 
 cv2 = pytest.importorskip("cv2")

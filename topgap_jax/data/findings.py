@@ -7,6 +7,7 @@ from topgap_jax.data.duplicates import MOST_PAIRS
 from topgap_jax.data.inspection import Duplicate, Inspection, SplitFigures
 
 IMBALANCED = 10  # times as many pictures in the largest class as in the smallest
+SAME_PIXEL_SIZE = 1.01  # ratio that passes for a rounding
 CLIPPED = 0.05  # share of the values at the upper end of the range
 
 
@@ -22,7 +23,8 @@ class Finding:
 def findings(inspection: Inspection) -> list[Finding]:
     """Warnings first."""
     found = [finding for split in inspection.splits for finding in _of_split(split)]
-    found += _missing_from_training(inspection.splits) + _of_duplicates(inspection.duplicates)
+    found += _missing_from_training(inspection.splits) + _of_pixel_sizes(inspection.splits)
+    found += _of_duplicates(inspection.duplicates)
     return sorted(found, key=lambda each: not each.warning)
 
 
@@ -83,6 +85,22 @@ def _missing_from_training(splits: Sequence[SplitFigures]) -> list[Finding]:
         Finding(True, f"{split}: {len(names)} classes have no picture in train", names)
         for split, names in unseen.items()
         if names
+    ]
+
+
+def _of_pixel_sizes(splits: Sequence[SplitFigures]) -> list[Finding]:
+    known = {split.split: split.pixel_size for split in splits if split.pixel_size is not None}
+    low = min((spread.min for spread in known.values()), default=1.0)
+    high = max((spread.max for spread in known.values()), default=1.0)
+    if high <= SAME_PIXEL_SIZE * low:
+        return []
+    text = (
+        f"A pixel is {low:.4g} to {high:.4g} um, so that like objects differ in size; bring them to one scale"
+    )
+    return [
+        Finding(
+            True, text, [f"{split}: {each.min:.4g} to {each.max:.4g} um" for split, each in known.items()]
+        )
     ]
 
 

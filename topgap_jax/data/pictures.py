@@ -109,7 +109,7 @@ class PictureSource:
         self.pixel_size: float | None = None
         if check:
             self.problems = self._check(self.problems, pixel_size)
-        self._kept, self.skipped = settle(self.problems, len(self.paths), on_error=on_error, where=where)
+        self._kept, self.skipped = settle(self.problems, self.labels, on_error=on_error, where=where)
         if self.skipped:
             self._leave_out_the_others()
         if self.labels.min() < 0 or self.labels.max() >= self.num_classes:

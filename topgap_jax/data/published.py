@@ -29,6 +29,16 @@ def _place_imagenet(archive: Archive, path: Path, folder: Path) -> None:
     place(archive, path, folder)
 
 
+def _place_corruptions(archive: Archive, path: Path, folder: Path) -> None:
+    """The corruptions side by side, also where a folder with the archive's name is around them."""
+    unpack(path, folder)
+    around = folder / Path(archive.name).stem
+    for corruption in around.glob("*"):
+        corruption.rename(folder / corruption.name)
+    if around.is_dir():
+        around.rmdir()
+
+
 def _coco(kind: str, size: int, sha256: str, *makes: str, unpacked: int = 0) -> Archive:
     folder = "annotations" if kind.startswith("annotations") else "zips"
     address = f"http://images.cocodataset.org/{folder}/{kind}.zip"
@@ -117,6 +127,7 @@ DATA_SETS = {
             _imagenet_c("extra", 16, "d492dfba5fc162d8ec2c3cd8ee672984", "speckle_noise"),
         ),
         usual=("noise", "blur", "weather", "digital"),
+        place=_place_corruptions,
     ),
     "oxford_pet": DataSet(
         "Oxford-IIIT Pet",

@@ -17,6 +17,7 @@ from topgap_jax.data.defects import PictureError, gigantic, readable
 from topgap_jax.data.listing import Problem
 from topgap_jax.data.tiff import TIFF_SUFFIXES, Layout, check_tiff
 
+SKIP_HINT = '\nMend these files or take them out; or leave them out with the option on_error="skip".'
 SHOWN = 10  # problems of a kind that a report lists; the others it counts
 PROGRESS_FROM = 2000  # files
 THREADS = min(32, os.cpu_count() or 1)
@@ -215,26 +216,40 @@ def _examples(values: Sequence[tuple[str, Path]]) -> str:
 
 
 def settle(
-    problems: Sequence[Problem], number: int, *, on_error: str, where: str
+    problems: Sequence[Problem], labels: np.ndarray, *, on_error: str, where: str
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Stops, or says which pictures are left.
+
+    Args:
+        problems: with the whole data set and its examples.
+        labels: whole numbers [N], -1 where unknown.
+        on_error: "stop", or "skip", which warns.
 
     Returns:
         the indices of the pictures without a problem; how many were skipped, by the kind of problem.
 
     Raises:
-        ValueError: all problems together, if there is one that is not to be skipped, or nothing is left.
+        ValueError: all problems together, if one of them is not to be skipped, or nothing is left of a class.
     """
     kinds = {problem.example: problem.kind for problem in reversed(problems) if problem.example is not None}
-    kept = np.array([index for index in range(number) if index not in kinds], np.int64)
-    if problems and (on_error == "stop" or not len(kept) or not all(each.skippable for each in problems)):
-        raise ValueError(report(problems, number, where))
+    kept = np.array([index for index in range(len(labels)) if index not in kinds], np.int64)
+    loses_a_class = not len(kept) or set(labels[labels >= 0].tolist()) > set(labels[kept].tolist())
+    stops = on_error == "stop" or loses_a_class or not all(problem.skippable for problem in problems)
+    if problems and stops:
+        lines = report(problems, len(labels), where)
+        hint = "\nThey cannot be skipped: nothing would be left of a class." if loses_a_class else SKIP_HINT
+        raise ValueError(lines + (hint if kinds else ""))
     skipped = dict(Counter(kinds[index] for index in sorted(kinds)))
-    general = Counter(problem.kind for problem in problems if problem.example is None)
-    if problems:
-        counts = ", ".join(f"{count} {kind}" for kind, count in [*skipped.items(), *general.items()])
-        warnings.warn(f"{where}: {len(kinds)} of {number} pictures are skipped: {counts}", stacklevel=4)
+    if skipped:
+        message = f"{where}: {len(kinds)} of {len(labels)} pictures are skipped: {_counted(skipped)}"
+        warnings.warn(message, stacklevel=4)
+    if general := Counter(problem.kind for problem in problems if problem.example is None):
+        warnings.warn(f"{where}: {_counted(general)}", stacklevel=4)
     return kept, skipped
+
+
+def _counted(kinds: dict[str, int]) -> str:
+    return ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
 
 
 def report(problems: Sequence[Problem], number: int, where: str) -> str:
@@ -245,6 +260,4 @@ def report(problems: Sequence[Problem], number: int, where: str) -> str:
         lines += [f"{kind} ({len(messages)}):", *(f"  {message}" for message in messages[:SHOWN])]
         if len(messages) > SHOWN:
             lines.append(f"  and {len(messages) - SHOWN} more")
-    if any(problem.skippable and problem.example is not None for problem in problems):
-        lines.append('Mend these files or take them out; or leave them out with the option on_error="skip".')
     return "\n".join(lines)

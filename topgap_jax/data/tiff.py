@@ -91,7 +91,8 @@ def read_tiff(path: Path, pages: Any = None, *, as_picture: bool = True) -> np.n
     with tifffile.TiffFile(path) as tiff:
         page, layout = tiff.pages.first, read_layout(tiff, str(path))
         layout.check_pages(pages, str(path))
-        picture = _select(_stored(tiff, str(path)).reshape(layout.shape), layout, pages)
+        picture = _select(_stored(tiff, str(path), pages).reshape(layout.shape), layout, pages)
+        picture = np.array(picture, picture.dtype.newbyteorder("="), copy=None, subok=False)
         picture = _as_shown(picture, page) if as_picture else picture
         return UPRIGHT.get(orientation(page), np.asarray)(picture)
 
@@ -115,16 +116,20 @@ def read_layout(tiff: tifffile.TiffFile, where: str) -> Layout:
     return Layout("".join(axis for axis, _ in sizes), tuple(n for _, n in sizes), alphas)
 
 
-def _stored(tiff: tifffile.TiffFile, where: str) -> np.ndarray:
-    """The values of the first series, in the machine's byte order."""
+def _stored(tiff: tifffile.TiffFile, where: str, pages: Any = None) -> np.ndarray:
+    """The values of the first series, read where `pages` needs them if they lie in one block."""
+    series = tiff.series[0]
+    if pages not in (None, "max") and series.dataoffset is not None:
+        dtype = series.dtype.newbyteorder(tiff.byteorder)
+        return tiff.filehandle.memmap_array(dtype, series.shape, series.dataoffset)
     try:
-        values = tiff.series[0].asarray()
-    except KeyError as error:  # tifffile's way to say that it lacks a codec
+        return series.asarray()
+    except (KeyError, ValueError) as error:
+        if "imagecodecs" not in str(error):
+            raise
         name = tifffile.COMPRESSION(tiff.pages.first.compression).name
-        raise PictureError(
-            "compression", f"{where} is compressed with {name}: pip install imagecodecs"
-        ) from error
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+        message = f"is compressed with {name}, which needs a package: pip install imagecodecs"
+        raise PictureError("compression", f"{where} {message}") from error
 
 
 def orientation(page: tifffile.TiffPage) -> int:

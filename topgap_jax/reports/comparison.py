@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from topgap_jax.reports.runs import Json, Run
 
@@ -127,8 +127,9 @@ def _accuracy(evaluations: list[Json]) -> Iterator[Row]:
 
 def _accuracy_figure(entry: Json) -> Figure:
     """A mean over groups has the interval of a plain mean over as many examples as give its variance."""
-    interval = wilson_interval(entry["value"], entry.get("effective_count", entry["count"]))
-    return Figure(entry["value"], entry["count"], interval)
+    value, count = entry["value"], entry["count"]
+    examples: Any = entry.get("effective_count", count)
+    return Figure(value, count, wilson_interval(value, examples))
 
 
 def _attacks(evaluations: list[Json]) -> Iterator[Row]:

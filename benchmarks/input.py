@@ -73,9 +73,9 @@ def package_folder(name: str) -> Path:
 def topgap(folder: Path, workers: int) -> Iterator[Any]:
     import jax
 
+    from topgap_jax.data.augmentation.transforms import augmentation
     from topgap_jax.data.pipeline import train_batches
     from topgap_jax.data.sources import load_source
-    from topgap_jax.data.transforms import augmentation
     from topgap_jax.training.device_data import as_float
 
     @jax.jit

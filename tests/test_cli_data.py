@@ -5,7 +5,7 @@ import pytest
 
 from data.published_sets import tar_of, write_cifar10
 from topgap_jax.cli import main
-from topgap_jax.data.published import DATA_SETS, DataSet
+from topgap_jax.data.published.archives import DATA_SETS, DataSet
 from topgap_jax.data.sources import load_source
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from scipy.io import savemat
 from skimage import data
 
-from topgap_jax.data.imagenet_archives import place
-from topgap_jax.data.published import DATA_SETS
+from topgap_jax.data.published.archives import DATA_SETS
+from topgap_jax.data.published.imagenet_archives import place
 
 SAMPLES = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.published_sets import CIFAR10_NAMES, samples, write_cifar10, write_cifar100
-from topgap_jax.data.hold_out import hold_out
+from topgap_jax.data.published.hold_out import hold_out
 from topgap_jax.data.sources import load_source, split_names
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data.original_sets import OBJECTS, edges, polygons, run_lengths, silhouette, write_coco
-from topgap_jax.data import coco as module
+from topgap_jax.data.published import coco as module
 from topgap_jax.data.sources import load_source
 
 CLASSES = ["person", "cat", "dog"]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from data.contract import SOURCES, Entry
+from topgap_jax.data.augmentation.transforms import resize
 from topgap_jax.data.pipeline import eval_batches, train_batches
 from topgap_jax.data.sources import Example, Source
-from topgap_jax.data.transforms import resize
 
 TYPES = {
     "image": (np.uint8, np.float32),

@@ -11,9 +11,9 @@ import tifffile
 from PIL import Image
 from skimage import data
 
-from topgap_jax.data.decode import Decoder
-from topgap_jax.data.defects import PictureError
-from topgap_jax.data.scan import check_file
+from topgap_jax.data.files.decode import Decoder
+from topgap_jax.data.files.defects import PictureError
+from topgap_jax.data.files.scan import check_file
 
 CAT = data.chelsea()[:120, :150]
 CELL = data.cell()[:80, :100]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from data.published_sets import SYNSETS, VALIDATION, imagenet_jpeg, write_imagenet_archives
-from topgap_jax.data.prepare import is_prepared, prepare
-from topgap_jax.data.published import DATA_SETS
+from topgap_jax.data.published.archives import DATA_SETS
+from topgap_jax.data.published.prepare import is_prepared, prepare
 from topgap_jax.data.sources import load_source, split_names
 
 WNIDS = sorted(wnid for wnid, _ in SYNSETS.values())

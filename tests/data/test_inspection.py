@@ -9,10 +9,10 @@ from PIL import Image
 from skimage import data
 
 from topgap_jax.data.arrays import ArraySource
-from topgap_jax.data.duplicates import digest, near_pairs, same_pixels, thumbnail
-from topgap_jax.data.findings import findings
-from topgap_jax.data.inspection import inspect_sources
-from topgap_jax.data.measurement import object_areas, sample
+from topgap_jax.data.inspection.duplicates import digest, near_pairs, same_pixels, thumbnail
+from topgap_jax.data.inspection.findings import findings
+from topgap_jax.data.inspection.inspect import inspect_sources
+from topgap_jax.data.inspection.measurement import object_areas, sample
 from topgap_jax.data.sources import UnknownSplitError, load_source, split_names
 
 
@@ -74,15 +74,15 @@ def test_pictures_of_one_colour_resemble_nothing():
 
 
 def test_pairs_are_found_in_every_chunk(photographs, monkeypatch):
-    monkeypatch.setattr("topgap_jax.data.duplicates.CHUNK", 7)
+    monkeypatch.setattr("topgap_jax.data.inspection.duplicates.CHUNK", 7)
     every = [*photographs[:30], *(saved_again(picture, "darker") for picture in photographs[:30])]
     found = near_pairs(np.stack([thumbnail(each) for each in every]), [str(i) for i in range(60)])
     assert {(pair.first, pair.second) for pair in found} == {(i, i + 30) for i in range(30)}
 
 
 def test_a_film_of_one_scene_does_not_fill_the_memory(photographs, monkeypatch):
-    monkeypatch.setattr("topgap_jax.data.duplicates.MOST_PAIRS", 50)
-    monkeypatch.setattr("topgap_jax.data.duplicates.CHUNK", 7)
+    monkeypatch.setattr("topgap_jax.data.inspection.duplicates.MOST_PAIRS", 50)
+    monkeypatch.setattr("topgap_jax.data.inspection.duplicates.CHUNK", 7)
     frames = [photographs[0] + np.uint8(i % 2) for i in range(40)]
     assert len(near_pairs(np.stack([thumbnail(each) for each in frames]), [str(i) for i in range(40)])) == 50
 

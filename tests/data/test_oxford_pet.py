@@ -8,7 +8,7 @@ from PIL import Image
 from skimage import data
 
 from data.published_sets import PETS, pet_trimap, write_oxford_pet
-from topgap_jax.data.oxford_pet import box_of
+from topgap_jax.data.published.oxford_pet import box_of
 from topgap_jax.data.sources import load_source, split_names
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from topgap_jax.data.augmentation.transforms import augmentation
 from topgap_jax.data.pipeline import eval_batches, first_examples, train_batches
-from topgap_jax.data.transforms import augmentation
 
 
 class Numbers:

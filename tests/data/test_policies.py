@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from topgap_jax.data.colour import (
+from topgap_jax.data.augmentation.colour import (
     color_jitter,
     gaussian_blur,
     scale_brightness,
@@ -12,8 +12,7 @@ from topgap_jax.data.colour import (
     scale_saturation,
     turn_hue,
 )
-from topgap_jax.data.embedded import TexturedDigits
-from topgap_jax.data.policies import (
+from topgap_jax.data.augmentation.policies import (
     MATRICES,
     OPERATIONS,
     RANDAUGMENT,
@@ -23,6 +22,7 @@ from topgap_jax.data.policies import (
     randaugment,
     trivialaugment,
 )
+from topgap_jax.data.embedded import TexturedDigits
 
 PHOTOGRAPH = data.chelsea()[60:124, 100:180]
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets
 
-from topgap_jax.data.download import ATTEMPTS, Archive, fetch, unpack, verify
-from topgap_jax.data.prepare import is_prepared, prepare, prepared_folder
-from topgap_jax.data.published import DATA_SETS, DataSet
+from topgap_jax.data.published.archives import DATA_SETS, DataSet
+from topgap_jax.data.published.download import ATTEMPTS, Archive, fetch, unpack, verify
+from topgap_jax.data.published.prepare import is_prepared, prepare, prepared_folder
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 

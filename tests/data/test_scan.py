@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 from skimage import data
 
-from topgap_jax.data import scan
+from topgap_jax.data.files import scan
 from topgap_jax.data.sources import load_source
 
 CAT = data.chelsea()[:90, :120]

@@ -7,9 +7,8 @@ import pytest
 from skimage import data
 
 from topgap_jax.data.arrays import ArraySource
-from topgap_jax.data.embedded import TexturedDigits, backgrounds
-from topgap_jax.data.geometry import resize_image
-from topgap_jax.data.transforms import (
+from topgap_jax.data.augmentation.geometry import resize_image
+from topgap_jax.data.augmentation.transforms import (
     TRANSFORMS,
     augmentation,
     check_augmentation,
@@ -21,6 +20,7 @@ from topgap_jax.data.transforms import (
     resize,
     to_float,
 )
+from topgap_jax.data.embedded import TexturedDigits, backgrounds
 
 
 def example(height: int = 12, width: int = 9) -> dict:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from topgap_jax.data.arrays import ArraySource
+from topgap_jax.data.augmentation.transforms import augmentation
 from topgap_jax.data.embedded import TexturedDigits
-from topgap_jax.data.transforms import augmentation
 from topgap_jax.training.config import resolve
 from topgap_jax.training.splits import DataError, Prepared, check_agreement, load_sources, load_split, reading
 

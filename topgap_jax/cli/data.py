@@ -34,7 +34,7 @@ def _add_prepare(subcommands: argparse._SubParsersAction) -> None:
 
 
 def run_prepare(arguments: argparse.Namespace) -> None:
-    from topgap_jax.data.prepare import prepare
+    from topgap_jax.data.published.prepare import prepare
 
     if arguments.name is None:
         return print_data_sets(arguments.data_dir)
@@ -55,8 +55,8 @@ def run_prepare(arguments: argparse.Namespace) -> None:
 
 def print_data_sets(data_dir: str) -> None:
     """One line per data set: name, size of the usual archives, whether it is there, what it is."""
-    from topgap_jax.data.prepare import chosen_archives, is_prepared
-    from topgap_jax.data.published import DATA_SETS
+    from topgap_jax.data.published.archives import DATA_SETS
+    from topgap_jax.data.published.prepare import chosen_archives, is_prepared
 
     for name, data_set in DATA_SETS.items():
         size = sum(archive.size for archive in chosen_archives(name)) / 1e9

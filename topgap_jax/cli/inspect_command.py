@@ -19,7 +19,7 @@ from PIL import Image
 from topgap_jax.cli.arguments import names
 
 if TYPE_CHECKING:
-    from topgap_jax.data.inspection import Inspection
+    from topgap_jax.data.inspection.inspect import Inspection
     from topgap_jax.data.sources import Source
     from topgap_jax.reports.contact_sheet import Row
 
@@ -72,8 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from topgap_jax.cli.inspection_tables import print_inspection
-    from topgap_jax.data.findings import findings
-    from topgap_jax.data.inspection import inspect_sources
+    from topgap_jax.data.inspection.findings import findings
+    from topgap_jax.data.inspection.inspect import inspect_sources
 
     if arguments.cam_stride < 1 or arguments.examples < 0:
         sys.exit("Error: --cam-stride must be at least 1 and --examples at least 0")

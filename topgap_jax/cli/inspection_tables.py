@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from topgap_jax.data.findings import Finding
-from topgap_jax.data.inspection import Inspection, MaskFigures, SplitFigures, Spread
+from topgap_jax.data.inspection.findings import Finding
+from topgap_jax.data.inspection.inspect import Inspection, MaskFigures, SplitFigures, Spread
 
 MOST_CLASSES = 30  # rows of the table; of more, the largest and the smallest are shown
 MOST_COLUMNS = 6  # classes of the table of groups

@@ -7,8 +7,8 @@ import grain
 import numpy as np
 from absl import flags
 
+from topgap_jax.data.augmentation.transforms import Transform, to_float
 from topgap_jax.data.sources import Example, Source
-from topgap_jax.data.transforms import Transform, to_float
 
 # Endless, but small enough that Grain can compute with the number in floating point.
 ENDLESS = 2**50

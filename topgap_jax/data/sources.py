@@ -56,18 +56,18 @@ def load_source(name: str, split: str, **options: Any) -> Source:
 # Imported when asked for: scikit-learn alone takes a second.
 NAMED = {
     "embedded": "embedded:TexturedDigits",
-    "cub": "cub:cub",
-    "waterbirds": "waterbirds:waterbirds",
-    "coco": "coco:coco",
-    "cifar10": "cifar:cifar10",
-    "cifar100": "cifar:cifar100",
-    "imagenet": "imagenet:imagenet",
-    "imagenet_sketch": "imagenet:imagenet_sketch",
-    "imagenet_c": "imagenet:imagenet_c",
-    "oxford_pet": "oxford_pet:oxford_pet",
+    "cub": "published.cub:cub",
+    "waterbirds": "published.waterbirds:waterbirds",
+    "coco": "published.coco:coco",
+    "cifar10": "published.cifar:cifar10",
+    "cifar100": "published.cifar:cifar100",
+    "imagenet": "published.imagenet:imagenet",
+    "imagenet_sketch": "published.imagenet:imagenet_sketch",
+    "imagenet_c": "published.imagenet:imagenet_c",
+    "oxford_pet": "published.oxford_pet:oxford_pet",
 }
 PLACED = {
-    "folder": ("folder:FolderSource", "PATH"),
+    "folder": ("files.folder:FolderSource", "PATH"),
     "npz": ("arrays:npz_source", "PATH"),
     "tfds": ("tfds:TfdsSource", "NAME"),
 }

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from topgap_jax.data.defects import readable
-from topgap_jax.data.layout import how_to_get
-from topgap_jax.data.published_decoder import PublishedDecoder
+from topgap_jax.data.files.defects import readable
+from topgap_jax.data.published.decoder import PublishedDecoder
+from topgap_jax.data.published.layout import how_to_get
 from topgap_jax.data.sources import Example, check_split, listed
 
 MASK_KEY = "segmentation_mask"

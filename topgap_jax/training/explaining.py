@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 
 from topgap_jax.analysis import cam
-from topgap_jax.data.decode import PICTURE_SUFFIXES, Decoder
-from topgap_jax.data.scan import check_file
+from topgap_jax.data.files.decode import PICTURE_SUFFIXES, Decoder
+from topgap_jax.data.files.scan import check_file
 from topgap_jax.models import Classifier
 from topgap_jax.training.config import ConfigError
 from topgap_jax.training.runs import FinishedRun, open_run

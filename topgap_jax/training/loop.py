@@ -13,9 +13,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from topgap_jax.data.augmentation.transforms import augmentation, check_augmentation
 from topgap_jax.data.pipeline import train_batches
 from topgap_jax.data.sources import Source
-from topgap_jax.data.transforms import augmentation, check_augmentation
 from topgap_jax.models import Classifier, create_model, save_model
 from topgap_jax.training.checkpoint import Checkpoints, claim
 from topgap_jax.training.config import ConfigError, resolve, twin_of

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from topgap_jax.data.augmentation.transforms import augmentation, check_augmentation
 from topgap_jax.data.folds import TEST_FOLD, VALIDATION_FOLD, dealt, fold_parts
 from topgap_jax.data.sources import Example, Source, load_source
-from topgap_jax.data.transforms import augmentation, check_augmentation
 
 ENTRY = {"source": str, "split": str, "options": Mapping}  # of data.tests_elsewhere; options may be left out
 WITHOUT_CHANCE = ("resize", "resize_short", "center_crop")  # what evaluation may do to pictures

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from topgap_jax.data.layout import how_to_get, missing_files, other_sizes, some
-from topgap_jax.data.pictures import PictureSource
-from topgap_jax.data.published_decoder import read_as_published
+from topgap_jax.data.files.pictures import PictureSource
+from topgap_jax.data.published.decoder import read_as_published
+from topgap_jax.data.published.layout import how_to_get, missing_files, other_sizes, some
 from topgap_jax.data.sources import check_split
 
 SPLITS = ("train", "validation", "all")

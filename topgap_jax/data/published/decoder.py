@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from topgap_jax.data.decode import Decoder
-from topgap_jax.data.defects import PictureError, readable
-from topgap_jax.data.framing import Framing
-from topgap_jax.data.pictures import PictureSource
+from topgap_jax.data.files.decode import Decoder
+from topgap_jax.data.files.defects import PictureError, readable
+from topgap_jax.data.files.framing import Framing
+from topgap_jax.data.files.pictures import PictureSource
 
 
 @dataclasses.dataclass(frozen=True)

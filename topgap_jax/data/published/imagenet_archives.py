@@ -4,7 +4,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from topgap_jax.data.download import Archive, unpack
+from topgap_jax.data.published.download import Archive, unpack
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 WORDS = "synset_words.txt"  # lines of "<wnid> <words>", made from the devkit

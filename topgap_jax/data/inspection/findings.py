@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from topgap_jax.data.duplicates import MOST_PAIRS
-from topgap_jax.data.inspection import Duplicate, Inspection, SplitFigures
+from topgap_jax.data.inspection.duplicates import MOST_PAIRS
+from topgap_jax.data.inspection.inspect import Duplicate, Inspection, SplitFigures
 
 IMBALANCED = 10  # times as many pictures in the largest class as in the smallest
 SAME_PIXEL_SIZE = 1.01  # ratio that passes for a rounding

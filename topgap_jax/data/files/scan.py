@@ -12,10 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from topgap_jax.data.decode import FORMATS, Decoder, check_picture, is_deep, stored_channels, upright_size
-from topgap_jax.data.defects import PictureError, gigantic, readable
-from topgap_jax.data.listing import Problem
-from topgap_jax.data.tiff import TIFF_SUFFIXES, Layout, check_tiff
+from topgap_jax.data.files.decode import (
+    FORMATS,
+    Decoder,
+    check_picture,
+    is_deep,
+    stored_channels,
+    upright_size,
+)
+from topgap_jax.data.files.defects import PictureError, gigantic, readable
+from topgap_jax.data.files.listing import Problem
+from topgap_jax.data.files.tiff import TIFF_SUFFIXES, Layout, check_tiff
 
 SKIP_HINT = '\nMend these files or take them out; or leave them out with the option on_error="skip".'
 SHOWN = 10  # problems of a kind that a report lists; the others it counts

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from topgap_jax.data.duplicates import digest, thumbnail
-from topgap_jax.data.folder import FolderSource
-from topgap_jax.data.intensity import PERCENTILES
-from topgap_jax.data.scan import Header
+from topgap_jax.data.files.folder import FolderSource
+from topgap_jax.data.files.intensity import PERCENTILES
+from topgap_jax.data.files.scan import Header
+from topgap_jax.data.files.tiff import read_tiff
+from topgap_jax.data.inspection.duplicates import digest, thumbnail
 from topgap_jax.data.sources import Source
-from topgap_jax.data.tiff import read_tiff
 
 SMALLEST_OBJECT = 4  # pixels of a mask that hang together; fewer are specks and not counted as an object
 

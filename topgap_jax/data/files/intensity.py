@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from topgap_jax.data.defects import PictureError, not_finite
+from topgap_jax.data.files.defects import PictureError, not_finite
 
 Window = Sequence[Any]  # (low, high) in stored values, or ("percentile", low, high) of each channel
 PERCENTILES = ("percentile", 0.1, 99.9)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from topgap_jax.data.decode import upright_size
-from topgap_jax.data.defects import PictureError, readable
+from topgap_jax.data.files.decode import upright_size
+from topgap_jax.data.files.defects import PictureError, readable
 
 
 def how_to_get(name: str, data_dir: str | Path, only: str = "") -> str:

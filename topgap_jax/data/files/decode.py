@@ -8,10 +8,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from topgap_jax.data.defects import PictureError, cmyk, readable
-from topgap_jax.data.framing import Framing, frame
-from topgap_jax.data.intensity import PERCENTILES, apply_window, channels_error, fit_channels
-from topgap_jax.data.tiff import TIFF_SUFFIXES, Layout, read_tiff
+from topgap_jax.data.files.defects import PictureError, cmyk, readable
+from topgap_jax.data.files.framing import Framing, frame
+from topgap_jax.data.files.intensity import PERCENTILES, apply_window, channels_error, fit_channels
+from topgap_jax.data.files.tiff import TIFF_SUFFIXES, Layout, read_tiff
 
 FORMATS = {
     ".png": ("PNG",),

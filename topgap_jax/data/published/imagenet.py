@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from topgap_jax.data.imagenet_archives import WORDS
-from topgap_jax.data.pictures import PictureSource
-from topgap_jax.data.prepare import prepared_folder
-from topgap_jax.data.published_decoder import read_as_published
+from topgap_jax.data.files.pictures import PictureSource
+from topgap_jax.data.published.decoder import read_as_published
+from topgap_jax.data.published.imagenet_archives import WORDS
+from topgap_jax.data.published.prepare import prepared_folder
 from topgap_jax.data.sources import check_split, listed
 
 FOLDERS = {"train": "train", "validation": "val"}

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from topgap_jax.data.decode import Decoder
-from topgap_jax.data.defects import PictureError, readable
-from topgap_jax.data.listing import Problem
-from topgap_jax.data.scan import Scan, common_pixel_size, common_size, scan, settle
+from topgap_jax.data.files.decode import Decoder
+from topgap_jax.data.files.defects import PictureError, readable
+from topgap_jax.data.files.listing import Problem
+from topgap_jax.data.files.scan import Scan, common_pixel_size, common_size, scan, settle
+from topgap_jax.data.files.tiff import TIFF_SUFFIXES, read_tiff
 from topgap_jax.data.sources import Example
-from topgap_jax.data.tiff import TIFF_SUFFIXES, read_tiff
 
 MaskOf = Callable[[int], np.ndarray]
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from topgap_jax.data.cub import BirdMasks, read_cub, segmentation_paths, species_name
-from topgap_jax.data.layout import how_to_get, missing_files, other_sizes, some
-from topgap_jax.data.pictures import PictureSource
-from topgap_jax.data.published_decoder import read_as_published
+from topgap_jax.data.files.pictures import PictureSource
+from topgap_jax.data.published.cub import BirdMasks, read_cub, segmentation_paths, species_name
+from topgap_jax.data.published.decoder import read_as_published
+from topgap_jax.data.published.layout import how_to_get, missing_files, other_sizes, some
 from topgap_jax.data.sources import check_split, listed
 
 SPLITS = ("train", "validation", "test")  # 0, 1 and 2 in metadata.csv

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from topgap_jax.data.hold_out import hold_out, splits_with
-from topgap_jax.data.layout import how_to_get, missing_files, some
-from topgap_jax.data.pictures import PictureSource
-from topgap_jax.data.prepare import prepared_folder
-from topgap_jax.data.published_decoder import read_as_published
+from topgap_jax.data.files.pictures import PictureSource
+from topgap_jax.data.published.decoder import read_as_published
+from topgap_jax.data.published.hold_out import hold_out, splits_with
+from topgap_jax.data.published.layout import how_to_get, missing_files, some
+from topgap_jax.data.published.prepare import prepared_folder
 from topgap_jax.data.sources import Example, check_split
 
 LISTS = {"train": "trainval.txt", "validation": "trainval.txt", "test": "test.txt", "all": "list.txt"}

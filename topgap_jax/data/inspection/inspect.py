@@ -6,8 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from topgap_jax.data.duplicates import near_pairs, same_pixels
-from topgap_jax.data.measurement import Files, Picture, Track, Unreadable, check_files, measure, untracked
+from topgap_jax.data.inspection.duplicates import near_pairs, same_pixels
+from topgap_jax.data.inspection.measurement import (
+    Files,
+    Picture,
+    Track,
+    Unreadable,
+    check_files,
+    measure,
+    untracked,
+)
 from topgap_jax.data.sources import Source
 
 

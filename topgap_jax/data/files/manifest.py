@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from topgap_jax.data.listing import (
+from topgap_jax.data.files.listing import (
     SPLITS,
     Listing,
     Problem,

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from topgap_jax.data import geometry
-from topgap_jax.data.colour import color_jitter, gaussian_blur
-from topgap_jax.data.geometry import Transform
-from topgap_jax.data.policies import randaugment, trivialaugment
+from topgap_jax.data.augmentation import geometry
+from topgap_jax.data.augmentation.colour import color_jitter, gaussian_blur
+from topgap_jax.data.augmentation.geometry import Transform
+from topgap_jax.data.augmentation.policies import randaugment, trivialaugment
 from topgap_jax.data.sources import Example, Source
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from topgap_jax.data.arrays import ArraySource
-from topgap_jax.data.hold_out import hold_out, splits_with
-from topgap_jax.data.prepare import prepared_folder
+from topgap_jax.data.published.hold_out import hold_out, splits_with
+from topgap_jax.data.published.prepare import prepared_folder
 from topgap_jax.data.sources import check_split
 
 SIDE = 32

@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from topgap_jax.data.download import Archive, fetch, verify
-from topgap_jax.data.layout import how_to_get
-from topgap_jax.data.published import DATA_SETS, Place
+from topgap_jax.data.published.archives import DATA_SETS, Place
+from topgap_jax.data.published.download import Archive, fetch, verify
+from topgap_jax.data.published.layout import how_to_get
 
 DONE = ".prepared"  # in the data set's folder: the names of the archives that are unpacked
 DOWNLOADS = "archives"  # in the data set's folder: what is being downloaded

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from topgap_jax.data.geometry import Transform, affine
+from topgap_jax.data.augmentation.geometry import Transform, affine
 from topgap_jax.data.sources import Example
 
 BINS = 31  # strengths 0, 1/30, ..., 1

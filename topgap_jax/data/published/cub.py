@@ -7,10 +7,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from topgap_jax.data.hold_out import hold_out, splits_with
-from topgap_jax.data.layout import how_to_get, missing_files, other_sizes, some
-from topgap_jax.data.pictures import MaskFiles, PictureSource
-from topgap_jax.data.published_decoder import read_as_published
+from topgap_jax.data.files.pictures import MaskFiles, PictureSource
+from topgap_jax.data.published.decoder import read_as_published
+from topgap_jax.data.published.hold_out import hold_out, splits_with
+from topgap_jax.data.published.layout import how_to_get, missing_files, other_sizes, some
 from topgap_jax.data.sources import check_split
 
 TABLES = (

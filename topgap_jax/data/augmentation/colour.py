@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
-from topgap_jax.data.geometry import Transform
+from topgap_jax.data.augmentation.geometry import Transform
 from topgap_jax.data.sources import Example
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2, which Pillow takes too

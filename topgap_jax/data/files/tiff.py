@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from topgap_jax.data.defects import PictureError, cmyk, gigantic, not_finite
+from topgap_jax.data.files.defects import PictureError, cmyk, gigantic, not_finite
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 RESOLUTION_UNITS = {2: "inch", 3: "cm"}  # TIFF's numbers for them; 1 is none

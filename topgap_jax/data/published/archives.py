@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from topgap_jax.data.download import Archive, unpack
+from topgap_jax.data.published.download import Archive, unpack
 
 Place = Callable[[Archive, Path, Path], None]  # an archive, its file, the data set's folder
 
@@ -24,7 +24,7 @@ class DataSet(NamedTuple):
 
 
 def _place_imagenet(archive: Archive, path: Path, folder: Path) -> None:
-    from topgap_jax.data.imagenet_archives import place
+    from topgap_jax.data.published.imagenet_archives import place
 
     place(archive, path, folder)
 

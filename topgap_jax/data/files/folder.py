@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from topgap_jax.data.decode import PICTURE_SUFFIXES
-from topgap_jax.data.listing import (
+from topgap_jax.data.files.decode import PICTURE_SUFFIXES
+from topgap_jax.data.files.listing import (
     SPLITS,
     Listing,
     Problem,
@@ -18,8 +18,8 @@ from topgap_jax.data.listing import (
     read_class_names,
     split_by_hash,
 )
-from topgap_jax.data.manifest import MANIFEST_SUFFIXES, MANIFESTS, read_manifest
-from topgap_jax.data.pictures import MaskFiles, PictureSource
+from topgap_jax.data.files.manifest import MANIFEST_SUFFIXES, MANIFESTS, read_manifest
+from topgap_jax.data.files.pictures import MaskFiles, PictureSource
 from topgap_jax.data.sources import check_split, listed
 
 LAYOUTS = "<split>/<class>/<picture>, or <class>/<picture> with split_fractions=(0.7, 0.15, 0.15)"

@@ -1,0 +1,1 @@
+"""Augmentation per example: geometry, colour, policies."""

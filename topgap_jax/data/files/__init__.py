@@ -1,0 +1,1 @@
+"""Picture files: decoding, framing, folders and manifests, and the check before training."""

@@ -1,0 +1,1 @@
+"""The paper's data sets: where they are published, how they are fetched, what they hold."""

@@ -42,6 +42,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.fold_validation = 10
     config.data.fold_groups = False
     config.data.augment = ("pad_crop:16", "horizontal_flip")
+    config.data.mixup = 0.0  # 0.2: pairs of pictures are blended
+    config.data.cutmix = 0.0  # 1.0: a box of one picture comes from another
+    config.data.eval_transforms = ()  # ("resize_short:256", "center_crop:224") for pictures of many sizes
     config.data.workers = 0
 
     config.optimizer = ml_collections.ConfigDict()

@@ -31,6 +31,11 @@ def get_config() -> ml_collections.ConfigDict:
         "window": ("percentile", 0.1, 99.9),  # or stored values, (0, 4095): then brightness counts
     }
     config.data.test = ("test",)
+    config.data.folds = 0  # 5: five-fold cross-validation of the split `train`
+    config.data.fold = -1
+    config.data.fold_seed = 0
+    config.data.fold_validation = 10
+    config.data.fold_groups = False  # True: pictures of one group stay together
     config.data.augment = ("dihedral",)  # quarter turns and mirror images: nothing is upright here
 
     config.optimizer = ml_collections.ConfigDict()

@@ -36,7 +36,7 @@ def add_inspect(subcommands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("source", help="as in config.data.source: embedded, cub, folder:PATH, npz:PATH, ...")
-    parser.add_argument("--splits", type=names, help="separated by commas; default: all")
+    parser.add_argument("--splits", type=names, help='separated by commas; default: every one but "all"')
     parser.add_argument(
         "--option",
         type=option,
@@ -110,7 +110,8 @@ def open_splits(name: str, splits: Sequence[str] | None, options: dict[str, Any]
         options = {"check": False, "on_error": "skip"} | options
     chosen = splits
     if chosen is None:
-        there = split_names(name, **options)
+        # Of some sets "all" is the other splits together: every picture would be a duplicate.
+        there = [split for split in split_names(name, **options) if split != "all"]
         chosen = [
             *(split for split in USUAL if split in there),
             *(split for split in there if split not in USUAL),

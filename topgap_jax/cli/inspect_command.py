@@ -111,7 +111,8 @@ def open_splits(name: str, splits: Sequence[str] | None, options: dict[str, Any]
     chosen = splits
     if chosen is None:
         # Of some sets "all" is the other splits together: every picture would be a duplicate.
-        there = [split for split in split_names(name, **options) if split != "all"]
+        known = split_names(name, **options)
+        there = [split for split in known if split != "all"] or known
         chosen = [
             *(split for split in USUAL if split in there),
             *(split for split in there if split not in USUAL),

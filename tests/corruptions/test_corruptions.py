@@ -21,7 +21,7 @@ from topgap_jax.corruptions.blur import glass_blur, smooth
 from topgap_jax.corruptions.weather import plasma_fractal
 
 SEVERITIES = (1, 2, 3, 4, 5)
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "corruptions.json").read_text())
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 # Where more must be worse; the others change their kind (spatter), their scale (elastic_transform) or both.
 MONOTONE = (
     "gaussian_noise",

@@ -1,7 +1,7 @@
 """imagecorruptions 1.1.2 beside today's packages, with the random numbers of a generator.
 
 It needs opencv-python-headless. `python tests/parity/corruption_reference.py` writes
-`tests/golden/corruptions.json`, the figures that the default tests compare with.
+`tests/corruptions/golden.json`, the figures that the default tests compare with.
 """
 
 import importlib
@@ -116,4 +116,4 @@ def write_golden(path: Path) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    write_golden(Path(__file__).parents[1] / "golden" / "corruptions.json")
+    write_golden(Path(__file__).parents[1] / "corruptions" / "golden.json")

@@ -39,6 +39,7 @@ def test_the_examples_of_attacks_run(capsys):
     assert shown.startswith("{'clean': 1.0, 'apgd-ce': ") and "'apgd-dlr': " in shown.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_examples_of_analysis_run(capsys):
     text = (Path(__file__).parents[1] / "docs" / "analysis.md").read_text()
     names: dict = {}

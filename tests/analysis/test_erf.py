@@ -154,6 +154,7 @@ def network():
 
 
 class TestNetworks:
+    @pytest.mark.slow
     def test_luo_untrained_it_is_smaller_than_the_theoretical_field(self, network):
         """Luo et al., 2016: Gaussian-like, most weight in the middle of the field."""
         maps = fields.maps_of(network, 1)  # stride 8: residual stages 1 and 2

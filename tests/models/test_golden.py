@@ -18,7 +18,12 @@ from golden.weights import images, weights
 from topgap_jax.models.ra_wide_resnet import RaWideResNet
 from topgap_jax.models.registry import ARCHITECTURES
 
-FILES = sorted((Path(__file__).parents[1] / "golden").glob("*.json"))
+FOLDER = Path(__file__).parents[1] / "golden"
+LONG_TO_COMPILE = ("densenet121", "lite0", "ra_wide_resnet_shrunken", "torchvision-efficientnet_b0")
+FILES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem.endswith(LONG_TO_COMPILE) else [])
+    for path in sorted(FOLDER.glob("*.json"))
+]
 
 
 def assert_same(ours, golden):
@@ -29,7 +34,7 @@ def assert_same(ours, golden):
     np.testing.assert_allclose(np.abs(flat).max(), golden["largest"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+@pytest.mark.parametrize("path", FILES)
 def test_maps_and_logits(path, tmp_path, monkeypatch):
     small = partial(RaWideResNet, (2, 3, 2), (24, 40, 64), 12)  # the whole one has 267 million parameters
     whole = ARCHITECTURES["ra_wide_resnet70_16"]

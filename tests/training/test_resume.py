@@ -43,7 +43,8 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(steps, tiny, uninte
     ]
 
 
-@pytest.mark.parametrize("mesh", [(), pytest.param(("--config.mesh.fsdp=4",), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(), ("--config.mesh.fsdp=4",)])
 def test_eight_devices_give_the_loss_curve_of_one(mesh, tiny, uninterrupted, tmp_path):
     """Sums over the batch are taken in another order: float32 rounding, which the steps amplify."""
     finish(start(tiny, tmp_path, *mesh, devices=8))

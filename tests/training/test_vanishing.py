@@ -36,7 +36,7 @@ def settings(pictures):
     }
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("split", ["train", pytest.param("validation", marks=pytest.mark.slow)])
 def test_training_stops_with_its_checkpoints_and_goes_on(split, pictures, tmp_path, monkeypatch):
     class Deleting(loop.TrainingLog):
         def flush(self):

@@ -19,12 +19,13 @@ from topgap_jax import attacks, corruptions
 from topgap_jax.attacks.journal import fingerprint
 from topgap_jax.data.sources import Source, load_source
 from topgap_jax.models import load_model
-from topgap_jax.training.config import ConfigError, resolve
+from topgap_jax.training.config import ConfigError
 from topgap_jax.training.evaluate import accuracy, machine, test_names
 from topgap_jax.training.groups import group_shares
 from topgap_jax.training.loop import load_sources
 from topgap_jax.training.metrics import identity
 from topgap_jax.training.outcomes import Cell, OutcomeJournal
+from topgap_jax.training.runs import read_config
 from topgap_jax.training.splits import Prepared, reading
 
 Report = Callable[[str], None]
@@ -169,13 +170,9 @@ def open_networks(workdir: Path) -> list[Network]:
     """
     networks = []
     for directory in [workdir] + [workdir / "twin"] * (workdir / "twin").is_dir():
-        path = directory / "config.json"
-        if not path.exists() or not (directory / "model.safetensors").exists():
-            raise ValueError(
-                f"{directory} holds no finished run: config.json or model.safetensors is missing"
-            )
+        config = read_config(directory)
         logits_fn = attacks.logits_fn(load_model(directory / "model.safetensors"))
-        networks.append(Network(resolve(json.loads(path.read_text())), logits_fn, fingerprint(logits_fn)))
+        networks.append(Network(config, logits_fn, fingerprint(logits_fn)))
     return networks
 
 

@@ -23,9 +23,10 @@ from topgap_jax.attacks.journal import Journal
 from topgap_jax.attacks.presets import PRESETS, Preset
 from topgap_jax.data.pipeline import first_examples
 from topgap_jax.models import Classifier, load_model
-from topgap_jax.training.config import ConfigError, resolve
+from topgap_jax.training.config import ConfigError
 from topgap_jax.training.evaluate import machine
 from topgap_jax.training.metrics import identity
+from topgap_jax.training.runs import read_config
 from topgap_jax.training.splits import load_split
 
 Report = Callable[[str], None]
@@ -82,7 +83,7 @@ def evaluate_robustness(
     directories = [workdir] + [workdir / "twin"] * (workdir / "twin").is_dir()
     try:
         _check(settings)
-        configs = [_read_config(directory) for directory in directories]
+        configs = [read_config(directory) for directory in directories]
         models = [load_model(directory / "model.safetensors") for directory in directories]
         examples = _examples(configs[0], settings)
         base.prepare(
@@ -127,13 +128,6 @@ def _check(settings: RobustnessSettings) -> None:
         raise ValueError(f"max_steps={settings.max_steps} must be at least 1")
     if settings.diagnostics < 0:
         raise ValueError(f"diagnostics={settings.diagnostics} must not be negative")
-
-
-def _read_config(directory: Path) -> Any:
-    path = directory / "config.json"
-    if not path.exists() or not (directory / "model.safetensors").exists():
-        raise ValueError(f"{directory} holds no finished run: config.json or model.safetensors is missing")
-    return resolve(json.loads(path.read_text()))
 
 
 def _examples(config: Any, settings: RobustnessSettings) -> dict[str, np.ndarray]:

@@ -135,7 +135,9 @@ def test_several_labels_at_once_add_their_logits():
 
 
 def hires_cam_signed(function, labels):
-    score = lambda x: jnp.take_along_axis(function(x), labels[:, None], 1).sum()  # noqa: E731
+    def score(x):
+        return jnp.take_along_axis(function(x), labels[:, None], 1).sum()
+
     return (jax.grad(score)(FEATURES) * FEATURES).sum(-1)
 
 

@@ -78,6 +78,18 @@ def test_the_pixel_size_follows_the_scaling(explain, tmp_path):
     assert found.pixel_size == pytest.approx(1.0)  # half a micrometre, shown at half the size
 
 
+def test_pictures_are_framed_as_in_the_evaluation(workdir, pictures, tmp_path):
+    """Scaled to the short side of 40, of which the middle 32 are shown; not scaled to 32 at once."""
+    for path in workdir.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    data = {"source": "folder:x", "eval_transforms": ("resize_short:40", "center_crop:32")}
+    (tmp_path / "config.json").write_text(as_json(resolve({"data": data})))
+    image, framing = Explainer(tmp_path, ExplainSettings()).decoder.decode(pictures / "cat.jpg")
+    assert image.shape == (32, 32, 3) and framing.scale == pytest.approx(50 / 40)
+    plain = Explainer(workdir, ExplainSettings()).decoder.decode(pictures / "cat.jpg")[1]
+    assert plain.scale == pytest.approx(50 / 32)
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("settings", "message"),

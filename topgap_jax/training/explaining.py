@@ -218,11 +218,14 @@ def _check_map(run: FinishedRun) -> None:
 
 
 def _decoder(run: FinishedRun) -> Decoder:
-    """Pictures are read as the run's own were, and brought to the size that it was evaluated at."""
-    options = {name: value for name, value in dict(run.config.data.options).items() if name in DECODING}
-    channels = dict(run.model.settings)["in_channels"]
-    shape = run.evaluation.get("image_shape")
-    if shape and "size" not in options:
-        options |= {"size": tuple(shape[:2])}
-        options.pop("short_side", None)
-    return Decoder(**{"channels": channels} | options)
+    """Pictures are read as the run's own were, and framed as in its evaluation."""
+    data = run.config.data
+    options = {name: value for name, value in dict(data.options).items() if name in DECODING}
+    for name, _, argument in (entry.partition(":") for entry in data.eval_transforms):
+        if name == "resize_short":
+            options["short_side"] = int(argument)
+    if shape := run.evaluation.get("image_shape"):
+        options["size"] = tuple(shape[:2])
+        if options.get("short_side", 0) < max(shape[:2]):
+            options.pop("short_side", None)
+    return Decoder(**{"channels": dict(run.model.settings)["in_channels"]} | options)

@@ -27,7 +27,7 @@ from topgap_jax.training.config import ConfigError
 from topgap_jax.training.evaluate import machine
 from topgap_jax.training.metrics import identity
 from topgap_jax.training.runs import read_config
-from topgap_jax.training.splits import load_split
+from topgap_jax.training.splits import load_split, test_names
 
 Report = Callable[[str], None]
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # steps of PGD at which accuracy is read
@@ -131,7 +131,7 @@ def _check(settings: RobustnessSettings) -> None:
 
 
 def _examples(config: Any, settings: RobustnessSettings) -> dict[str, np.ndarray]:
-    split = settings.split or next(iter(config.data.test), config.data.validation)
+    split = settings.split or next(iter(test_names(config.data)), config.data.validation)
     return first_examples(load_split(config.data, split), settings.examples) | {"split": np.asarray(split)}
 
 

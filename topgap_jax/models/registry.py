@@ -109,6 +109,8 @@ def create_model(
     dropout: float = 0.0,
     block_dropout: float = 0.0,
     drop_path: float = 0.0,
+    activation: str = "relu",
+    downsampling: str = "strided",
     in_channels: int = 3,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -154,6 +156,8 @@ def create_model(
     pool = pool or ("mean" if head == "original" else "topk")
     _choose("pool", pool, POOLS)
     _choose("dtype", dtype, DTYPES)
+    _choose("activation", activation, ("relu",))
+    _choose("downsampling", downsampling, ("strided",))
     if dtype == "float64" and jnp.asarray(np.float64()).dtype != np.float64:
         raise ValueError(
             'dtype="float64" needs jax.config.update("jax_enable_x64", True) before anything else'

@@ -24,12 +24,28 @@ DEFAULTS: dict[str, Any] = {
         "dropout": 0.0,
         "block_dropout": 0.0,
         "drop_path": 0.0,
+        "activation": "relu",  # or "kwta:0.1", with the share of values that is kept
+        "downsampling": "strided",  # or "flc"
         "dtype": "float32",
         "remat": False,
         "frozen_batch_norm": False,
         "pretrained": "",  # a file of weights, hf:OWNER/NAME or package:NAME
     },
-    "loss": {"l1": 1.0, "label_smoothing": 0.0, "class_weights": ()},
+    "loss": {
+        "l1": 1.0,
+        "l1_of": "cam",  # or "last", "all": of the backbone's activations
+        "label_smoothing": 0.0,
+        "logit_squeezing": 0.0,
+        "class_weights": (),
+    },
+    "adversarial": {
+        "method": "none",  # "fgsm", "pgd" or "trades"
+        "eps": 8 / 255,
+        "step_size": 2 / 255,
+        "steps": 10,
+        "grad_align": 0.0,  # weight of the penalty of GradAlign
+        "beta": 6.0,  # of TRADES
+    },
     "data": {
         "source": "embedded",
         "options": {},  # keyword arguments of the source
@@ -82,6 +98,7 @@ DEFAULTS: dict[str, Any] = {
         "cam_examples": 1000,
         "pictures": 8,
     },
+    "profile": 0,  # steps of a profiler trace, in workdir/profile; 0: none
     "twin": {},  # fields that differ in a second run, trained and evaluated beside this one
 }
 FREE_FORM = ("data.options", "data.tests_elsewhere", "twin")

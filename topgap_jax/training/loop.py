@@ -150,10 +150,18 @@ def check_loss(config: Any, num_classes: int) -> None:
         raise ValueError(f"loss.class_weights has {given} values for {num_classes} classes")
 
 
-def train(run: Run) -> TrainState:
+class Programs(NamedTuple):
+    """What runs on the devices."""
+
+    state: TrainState  # before the first step, where it belongs; the first step takes its buffers
+    train_step: TrainStep
+    eval_step: EvalStep
+
+
+def train(run: Run, programs: Programs | None = None) -> TrainState:
     """Trains to the last step, from the newest checkpoint if there is one; the state to be evaluated."""
     config = run.config
-    state, train_step, eval_step = make_programs(run)
+    state, train_step, eval_step = programs or make_programs(run)
     batches, place = make_batches(run), make_placement(run)
 
     with closing(batches), closing(Checkpoints(run.directory)) as checkpoints:
@@ -189,15 +197,15 @@ def export(run: Run, state: TrainState) -> None:
         save_model(nnx.merge(nnx.graphdef(run.model), *arrays), path)
 
 
-def make_programs(run: Run) -> tuple[TrainState, TrainStep, EvalStep]:
-    """The state before the first step, where it belongs on the devices, and the two compiled steps."""
+def make_programs(run: Run) -> Programs:
+    """The state before the first step and the compiled steps."""
     graphdef, params, model_state = split_model(run.model)
     optimizer = make_optimizer(run.config.optimizer, run.steps)
     state = create_state(params, model_state, optimizer, ema=run.config.optimizer.ema_decay > 0)
     # A copy: the step donates its buffers, and the model keeps its own.
     state = jax.device_put(jax.tree.map(jnp.copy, state), state_sharding(run.mesh, state))
     train_step = make_train_step(graphdef, optimizer, run.config, run.mesh, state)
-    return state, train_step, make_eval_step(graphdef, run.mesh)
+    return Programs(state, train_step, make_eval_step(graphdef, run.mesh))
 
 
 def make_batches(run: Run) -> grain.DatasetIterator:

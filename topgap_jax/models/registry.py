@@ -1,7 +1,7 @@
 """Models by name."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from topgap_jax.models import (
 from topgap_jax.models.classifier import HEADS, POOLS, Classifier
 from topgap_jax.models.pretrained import KeyTable, load_weights
 from topgap_jax.models.weights import Weights, read_weights, write_weights
+from topgap_jax.nn.flc_pooling import DOWNSAMPLINGS
+from topgap_jax.nn.kwta import KWTA
 from topgap_jax.nn.norm import freeze_batch_norm
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,6 +77,7 @@ ARCHITECTURES = {
     "preact_resnet18": _cifar(preact_resnet.preact_resnet18, preact_resnet.KEYS),
     "preact_resnet34": _cifar(preact_resnet.preact_resnet34, preact_resnet.KEYS),
     "preact_resnet50": _cifar(preact_resnet.preact_resnet50, preact_resnet.KEYS),
+    "preact_resnet_narrow": _cifar(preact_resnet.preact_resnet_narrow, preact_resnet.KEYS),
     "ra_wide_resnet70_16": _cifar(ra_wide_resnet.ra_wide_resnet70_16, ra_wide_resnet.KEYS),
     "resnet101": _imagenet(resnet.resnet101, resnet.KEYS),
     "resnet152": _imagenet(resnet.resnet152, resnet.KEYS),
@@ -132,6 +135,10 @@ def create_model(
       dropout: rate before the last layer of the pyramid or of the original classifier, in [0, 1).
       block_dropout: rate inside the blocks, for networks that were published with it.
       drop_path: stochastic depth of the last block, in [0, 1), for residual networks; it rises from 0.
+      activation: "relu", or for ResNet, PreAct-ResNet and Wide ResNet "kwta:SHARE": in their blocks
+        k-winners-take-all with that share of the values in (0, 1] (Xiao et al., 2019: 0.1 and 0.2).
+      downsampling: "strided", or for the same networks "flc": FrequencyLowCut pooling before convolutions of
+        stride 1, and in place of max pooling (Grabinski et al., 2022).
       in_channels: channels of the images.
       mean, std: normalisation per channel, in units of [0, 1]; by default what the pretrained weights state,
         else the architecture's, and its average over the colours where there are not three channels.
@@ -156,8 +163,6 @@ def create_model(
     pool = pool or ("mean" if head == "original" else "topk")
     _choose("pool", pool, POOLS)
     _choose("dtype", dtype, DTYPES)
-    _choose("activation", activation, ("relu",))
-    _choose("downsampling", downsampling, ("strided",))
     if dtype == "float64" and jnp.asarray(np.float64()).dtype != np.float64:
         raise ValueError(
             'dtype="float64" needs jax.config.update("jax_enable_x64", True) before anything else'
@@ -174,7 +179,8 @@ def create_model(
     if dropout and head == "last":
         raise ValueError(f'dropout={dropout} belongs to another head; head="last" has none')
     architecture = ARCHITECTURES[name]
-    rates = _rates(name, dropout=dropout, drop_path=drop_path, block_dropout=block_dropout)
+    arguments = _rates(name, dropout=dropout, drop_path=drop_path, block_dropout=block_dropout)
+    arguments |= _layers(name, activation, downsampling)
     weights = read_weights(pretrained) if pretrained else Weights({}, "")
     mean = _per_channel("mean", mean, weights.mean or architecture.mean, in_channels)
     std = _per_channel("std", std, weights.std or architecture.std, in_channels)
@@ -182,7 +188,7 @@ def create_model(
     rngs = nnx.Rngs(seed)
     compute = jnp.dtype(dtype)
     model = Classifier(
-        architecture.build(in_channels=in_channels, remat=remat, dtype=compute, rngs=rngs, **rates),
+        architecture.build(in_channels=in_channels, remat=remat, dtype=compute, rngs=rngs, **arguments),
         num_classes,
         head=head,
         pool=pool,
@@ -203,6 +209,8 @@ def create_model(
         ("dropout", dropout),
         ("block_dropout", block_dropout),
         ("drop_path", drop_path),
+        ("activation", activation),
+        ("downsampling", downsampling),
         ("in_channels", in_channels),
         ("mean", mean),
         ("std", std),
@@ -253,11 +261,45 @@ def _rates(name: str, **rates: float) -> dict[str, float]:
         if not 0 <= rate < 1:
             raise ValueError(f"{label}={rate} is outside [0, 1)")
     backbone = {label: rate for label, rate in rates.items() if rate and label != "dropout"}
-    known = inspect.signature(ARCHITECTURES[name].build.func.__init__).parameters
     for label, rate in backbone.items():
-        if label not in known:
+        if label not in _parameters(name):
             raise ValueError(f"{label}={rate}: {name} was published without it")
     return backbone
+
+
+def _layers(name: str, activation: str, downsampling: str) -> dict[str, Any]:
+    """Those layers that differ from the usual ones, for a backbone that can be built of them."""
+    _choose("downsampling", downsampling, DOWNSAMPLINGS)
+    layers: dict[str, Any] = {}
+    if activation != "relu":
+        layers["activation"] = _kwta(activation)
+    if downsampling != "strided":
+        layers["downsampling"] = downsampling
+    # Not by the name `activation` alone: EfficientNet has one of its own.
+    if layers and "downsampling" not in _parameters(name):
+        able = ", ".join(other for other in list_models() if "downsampling" in _parameters(other))
+        raise ValueError(
+            f"{name} cannot be built with activation={activation!r}, downsampling={downsampling!r}; "
+            f"these can: {able}"
+        )
+    return layers
+
+
+def _kwta(activation: str) -> KWTA:
+    """What "kwta:SHARE" stands for."""
+    kind, _, share = activation.partition(":")
+    try:
+        return KWTA(float(share) if kind == "kwta" else 0.0)
+    except ValueError as error:
+        raise ValueError(
+            f"unknown activation {activation!r}; there are: relu, and kwta:SHARE with 0 < SHARE <= 1, "
+            "such as kwta:0.1"
+        ) from error
+
+
+def _parameters(name: str) -> Set[str]:
+    """The arguments of a backbone's constructor."""
+    return inspect.signature(ARCHITECTURES[name].build.func.__init__).parameters.keys()
 
 
 def _choose(label: str, value: Any, options: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Wide residual network (Zagoruyko & Komodakis, 2016), in the form of the robustness literature."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ from topgap_jax.models.features import FeatureInfo, run_blocks
 from topgap_jax.nn.conv import conv
 from topgap_jax.nn.dropout import dropout as drop_values
 from topgap_jax.nn.dropout import fold
+from topgap_jax.nn.flc_pooling import split_stride
 from topgap_jax.nn.linear_head import LinearHead
 from topgap_jax.nn.norm import BatchNorm
 
@@ -24,9 +26,19 @@ class WideBlock(nnx.Module):
     """
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, rate: float, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        rate: float,
+        *,
+        activation: Callable[[jax.Array], jax.Array],
+        downsampling: str,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ):
-        self.dropout = rate
+        self.dropout, self.activation = rate, activation
+        self.shrink, stride = split_stride(stride, downsampling)
         self.bn1 = BatchNorm(in_channels)
         self.conv1 = conv(in_channels, width, 3, stride, dtype=dtype, rngs=rngs)
         self.bn2 = BatchNorm(width)
@@ -36,9 +48,9 @@ class WideBlock(nnx.Module):
             self.shortcut = conv(in_channels, width, 1, stride, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
-        y = jax.nn.relu(self.bn1(x, train=train))
+        y = self.shrink(self.activation(self.bn1(x, train=train)))
         shortcut = self.shortcut(y) if self.project else x
-        y = jax.nn.relu(self.bn2(self.conv1(y), train=train))
+        y = self.activation(self.bn2(self.conv1(y), train=train))
         y = drop_values(y, self.dropout, train=train, key=key)
         return self.conv2(y) + shortcut
 
@@ -52,6 +64,8 @@ class WideResNet(nnx.Module):
       depth: convolutional layers as the paper counts them, 6 n + 4.
       widen_factor: the stages have 16, 32 and 64 times as many channels.
       block_dropout: rate between the two convolutions of every block (paper: 0 or 0.3).
+      activation: in the blocks; the one after the last block stays ReLU.
+      downsampling: "strided" convolutions, or "flc" pooling before convolutions of stride 1.
       remat: recompute every block in the backward pass instead of keeping its activations.
 
     Raises:
@@ -64,6 +78,8 @@ class WideResNet(nnx.Module):
         widen_factor: int,
         *,
         in_channels: int = 3,
+        activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+        downsampling: str = "strided",
         block_dropout: float = 0.0,
         remat: bool = False,
         dtype: jnp.dtype = jnp.float32,
@@ -74,6 +90,9 @@ class WideResNet(nnx.Module):
             raise ValueError(f"depth={depth} is not 6 n + 4 with n >= 1, such as 28 or 40")
         self.remat = remat
         self.conv1 = conv(in_channels, STEM_CHANNELS, 3, dtype=dtype, rngs=rngs)
+        new_block = partial(
+            WideBlock, activation=activation, downsampling=downsampling, dtype=dtype, rngs=rngs
+        )
         channels = STEM_CHANNELS
         stages, feature_info = [], []
         for index, base in enumerate(WIDTHS):
@@ -81,7 +100,7 @@ class WideResNet(nnx.Module):
             blocks = []
             for position in range(blocks_per_stage):
                 stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(WideBlock(channels, width, stride, block_dropout, dtype=dtype, rngs=rngs))
+                blocks.append(new_block(channels, width, stride, block_dropout))
                 channels = width
             stages.append(nnx.List(blocks))
             feature_info.append(FeatureInfo(width, 2**index))

@@ -88,6 +88,17 @@ def gap(x: jax.Array, axis: int | Sequence[int] = (1, 2)) -> jax.Array:
     return x.mean(axis, dtype=sum_dtype(x)).astype(x.dtype)
 
 
+@jax.jit
+def among_largest(x: jax.Array, k: ArrayLike) -> jax.Array:
+    """Which values of each row of `x` `[B, n]` are at or above the row's k-th largest: bool `[B, n]`.
+
+    Exact, for 1 <= k <= n; all values equal to the k-th largest count. No gradient passes.
+    """
+    values = lax.stop_gradient(x)[..., None]
+    kth = _kth_largest(values, jnp.broadcast_to(k, (x.shape[0], 1, 1)))
+    return (_ordered_bits(values) >= kth)[..., 0]
+
+
 def _reduced(x: jax.Array, axis: int | Sequence[int]) -> tuple[tuple[int, ...], int]:
     """The axes to reduce, in order and counted from the front, and the number of values along them."""
     axes = tuple(sorted(normalize_axis_tuple(axis, x.ndim)))

@@ -1,6 +1,8 @@
 """The robustness evaluation of a trained run and its command."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -100,12 +102,42 @@ def test_command(workdir, evaluated, capsys):
         ("--eps 4/255 --split nowhere", "nowhere"),
         ("--eps 4/255 --version strongest", "unknown version 'strongest'"),
         ("--eps 4/255 --examples 0", "examples=0 must be at least 1"),
+        ("--eps 4/255 --control nowhere", "nowhere holds no finished run"),
     ],
 )
 def test_bad_input_ends_in_one_line(workdir, arguments, message):
     with pytest.raises(SystemExit, match=r"^Error: ") as error:
         main(["robustness", str(workdir), *arguments.split()])
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@slow
+def test_other_runs_reach_the_diagnostics(workdir, evaluated, monkeypatch):
+    """They are attacked there; here the evaluation ends."""
+
+    class Reached(Exception):
+        pass
+
+    def diagnose(model, images, labels, *, robust_twin, controls, **_):
+        assert robust_twin.pool == "mean" and [control.pool for control in controls.values()] == ["mean"]
+        assert str(workdir / "twin") in next(iter(controls))
+        raise Reached
+
+    monkeypatch.setattr("topgap_jax.training.robustness.diagnose", diagnose)
+    twin = str(workdir / "twin")
+    others = {"transfer_from": twin, "controls": (twin,), "diagnostics": 8}
+    with pytest.raises(Reached):
+        evaluate_robustness(workdir, dataclasses.replace(SETTINGS, **others))
+
+
+@slow
+def test_runs_on_other_data_are_refused(workdir, evaluated, tmp_path):
+    shutil.copytree(workdir / "twin", tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["data"]["options"]["size"] = 28
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="was trained on other data"):
+        evaluate_robustness(workdir, dataclasses.replace(SETTINGS, controls=(str(tmp_path),)))
 
 
 def test_no_run(tmp_path):

@@ -19,8 +19,8 @@ LABELS = np.array([0, 1, 2, 1], np.int32)
 FLOATS = IMAGES.astype(np.float32) / np.float32(255)
 
 
-def one_step(model, images, **data):
-    config = resolve({"seed": 3, "data": data, "loss": {"l1": 0.5, "label_smoothing": 0.1}})
+def one_step(model, images, loss=None, **data):
+    config = resolve({"seed": 3, "data": data, "loss": loss or {"l1": 0.5, "label_smoothing": 0.1}})
     graphdef, params, model_state = split_model(model)
     optimizer = make_optimizer(config.optimizer, 10)
     state = create_state(*jax.tree.map(jnp.copy, (params, model_state)), optimizer, ema=False)
@@ -59,3 +59,25 @@ def test_the_step_mixes_pictures_and_losses(model):
     assert float(metrics["loss"]) == pytest.approx(float((entropy + 0.5 * first["l1"]).mean()), rel=1e-4)
     dominant = LABELS if share >= 0.5 else others
     assert float(metrics["accuracy"]) == float((out.logits.argmax(-1) == dominant).mean())
+
+
+@pytest.mark.slow
+def test_the_step_penalises_what_the_configuration_names(model):
+    """The activations of all maps and the logits, in training; the same l1 in evaluation."""
+    loss = {"l1": 1e-3, "l1_of": "all", "logit_squeezing": 0.2}
+    _, metrics = one_step(model, FLOATS, loss=loss)
+    graphdef, variables = nnx.split(model)
+    out = jax.jit(lambda variables: nnx.merge(graphdef, variables)(FLOATS, train=True))(variables)
+    l1 = sum(np.abs(x).sum((1, 2, 3)) for x in out.features).mean()
+    squared = np.square(out.logits).sum(1).mean()
+    assert float(metrics["l1"]) == pytest.approx(l1, rel=1e-4)
+    assert float(metrics["logit_squeezing"]) == pytest.approx(squared, rel=1e-4)
+    total = float(metrics["cross_entropy"]) + 1e-3 * l1 + 0.2 * squared
+    assert float(metrics["loss"]) == pytest.approx(total, rel=1e-4)
+
+    _, params, model_state = split_model(model)
+    result = make_eval_step(graphdef, make_mesh(), l1_of="all")(
+        params, model_state, {"image": IMAGES, "label": LABELS}
+    )
+    out = jax.jit(lambda variables: nnx.merge(graphdef, variables)(FLOATS))(variables)
+    np.testing.assert_allclose(result["l1"], sum(np.abs(x).sum((1, 2, 3)) for x in out.features), rtol=1e-4)

@@ -31,6 +31,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-steps", type=int, default=1000, help="of PGD on the curve, figure A3")
     parser.add_argument("--batch-size", type=int, default=64, help="most pictures per pass")
     parser.add_argument("--seed", type=int, default=0, help="of the attacks")
+    parser.add_argument(
+        "--transfer-from", default="", help="folder of an adversarially trained run: do its images transfer?"
+    )
+    parser.add_argument(
+        "--control", action="append", default=[], help="folder of a run with squeezed logits; may be repeated"
+    )
     parser.set_defaults(run=run)
 
 
@@ -51,6 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         max_steps=arguments.max_steps,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
+        transfer_from=arguments.transfer_from,
+        controls=tuple(arguments.control),
         **chosen,
     )
     try:

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,6 +33,13 @@ Report = Callable[[str], None]
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # steps of PGD at which accuracy is read
 
 
+class Other(NamedTuple):
+    """A network to compare with."""
+
+    title: str
+    model: Classifier
+
+
 @dataclasses.dataclass(frozen=True)
 class RobustnessSettings:
     """What `evaluate_robustness` does.
@@ -48,6 +55,9 @@ class RobustnessSettings:
       max_steps: of PGD, on the curve of accuracy over steps (the paper's figure A3).
       batch_size: most images in one pass through the network.
       seed: of the attacks.
+      transfer_from: folder of an adversarially trained run on the same data, for diagnostic 12; "": none.
+      controls: folders of runs on the same data whose logits were squeezed in another way (label smoothing,
+        logit squeezing), for diagnostic 16.
     """
 
     eps: float
@@ -60,6 +70,8 @@ class RobustnessSettings:
     max_steps: int = 1000
     batch_size: int = 64
     seed: int = 0
+    transfer_from: str = ""
+    controls: tuple[str, ...] = ()
 
 
 def evaluate_robustness(
@@ -85,6 +97,7 @@ def evaluate_robustness(
         _check(settings)
         configs = [read_config(directory) for directory in directories]
         models = [load_model(directory / "model.safetensors") for directory in directories]
+        others = _others(configs[0], settings)
         examples = _examples(configs[0], settings)
         base.prepare(
             models[0],
@@ -102,7 +115,7 @@ def evaluate_robustness(
         report(f"{config.title}: {len(examples['label'])} pictures, eps {settings.eps:.4g} ({settings.norm})")
         folder = directory / "robustness"
         folder.mkdir(exist_ok=True)
-        result = _evaluate(folder, directory, config, model, twin, examples, settings, report)
+        result = _evaluate(folder, directory, config, model, twin, others, examples, settings, report)
         temporary = folder / "robustness.tmp"
         temporary.write_text(json.dumps(result, indent=2))
         temporary.replace(folder / "robustness.json")
@@ -135,12 +148,31 @@ def _examples(config: Any, settings: RobustnessSettings) -> dict[str, np.ndarray
     return first_examples(load_split(config.data, split), settings.examples) | {"split": np.asarray(split)}
 
 
+def _others(config: Any, settings: RobustnessSettings) -> dict[str, Other]:
+    """The networks to compare with, by folder.
+
+    Raises:
+      ValueError: one of them is no finished run on the data of `config`.
+    """
+    others = {}
+    for folder in filter(None, (settings.transfer_from, *settings.controls)):
+        other = read_config(Path(folder))
+        if (other.data.source, other.data.options) != (config.data.source, config.data.options):
+            raise ValueError(
+                f"{folder} was trained on other data: {other.data.source!r} {other.data.options.to_dict()}, "
+                f"not {config.data.source!r} {config.data.options.to_dict()}"
+            )
+        others[folder] = Other(f"{other.title} ({folder})", load_model(Path(folder) / "model.safetensors"))
+    return others
+
+
 def _evaluate(
     folder: Path,
     directory: Path,
     config: Any,
     model: Classifier,
     twin: Classifier | None,
+    others: Mapping[str, Other],
     examples: Mapping[str, np.ndarray],
     settings: RobustnessSettings,
     report: Report,
@@ -201,8 +233,10 @@ def _evaluate(
             attacks=found,
             cam_network=model if model.pool == "topk" else None,
             k=result["k"],
-            l1=config.loss.l1,
+            l1=config.loss.l1 if config.loss.l1_of == "cam" else None,
             plain_twin=twin,
+            robust_twin=others[settings.transfer_from].model if settings.transfer_from else None,
+            controls={others[path].title: others[path].model for path in settings.controls},
             steps=tuple(steps for steps in CURVE if steps <= settings.max_steps),
             examples=looked_at,
             key=settings.seed,

@@ -2,18 +2,30 @@
 
     python main.py --config=configs/quickstart.py --workdir=runs/quickstart [--config.model.k=32]
 
-The same command goes on where an interrupted run stopped.
+The same command goes on where an interrupted run stopped. On several hosts each runs this command, see
+docs/scaling.md. Exit codes: 0 finished, 1 a mistake that the message names, 75 stopped by SIGTERM or Ctrl-C
+and saved, 76 another host stopped.
 """
 
-import runpy
 import sys
 from functools import partial
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+# Fields that the file leaves out can be set too; those that do not exist are refused before the run starts.
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/.", lock_config=False, accept_new_attributes=True
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
+DISTRIBUTED = flags.DEFINE_string(
+    "distributed",
+    "auto",
+    "How the processes of a run find each other: auto (TPU pod, SLURM, Open MPI, else alone), off, or "
+    "HOST:PORT, a free port of the host with process 0.",
+)
+PROCESSES = flags.DEFINE_integer("processes", None, "How many there are, with --distributed=HOST:PORT.")
+PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -23,20 +35,50 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     # Here, since importing JAX takes seconds and a mistyped flag should not.
-    from topgap_jax.reports import print_report, write_report
-    from topgap_jax.training import ConfigError, DataError, train_and_evaluate
+    from topgap_jax.training import distributed
+
+    try:
+        distributed.start(DISTRIBUTED.value, PROCESSES.value, PROCESS.value)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"Error: {error}")
+    distributed.listen()
+    run()
+
+
+def run() -> None:
+    """Trains, evaluates and reports; how that ends is the exit code."""
+    from topgap_jax.training import ConfigError, DataError, distributed, train_and_evaluate
+    from topgap_jax.training.checkpoint import WriteError
 
     try:
         if CONFIG.value.data.get("folds"):
             cross_validate()
-            return
-        train_and_evaluate(CONFIG.value, WORKDIR.value)
-    except (ConfigError, DataError, FloatingPointError) as error:
+        else:
+            train_and_evaluate(CONFIG.value, WORKDIR.value)
+            report_on_run()
+        distributed.gather("finished")  # the others wait for the report of the first
+    except (ConfigError, DataError, WriteError, FloatingPointError) as error:
         sys.exit(f"Error: {error}")
-    if CONFIG.value.data.get("test") or CONFIG.value.data.get("tests_elsewhere"):
-        report = write_report(WORKDIR.value)
-        print_report(WORKDIR.value)
-        print(f"Report: {report}")
+    except distributed.Preempted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(distributed.PREEMPTED)
+    except Exception as error:
+        if not distributed.lost(error):
+            raise
+        distributed.leave_lost(error)
+
+
+def report_on_run() -> None:
+    """Writes and prints the report of a run with a test set, on the first process."""
+    from topgap_jax.reports import print_report, write_report
+    from topgap_jax.training.distributed import is_first
+
+    tests = CONFIG.value.data.get("test") or CONFIG.value.data.get("tests_elsewhere")
+    if not tests or not is_first():
+        return
+    report = write_report(WORKDIR.value)
+    print_report(WORKDIR.value)
+    print(f"Report: {report}")
 
 
 def cross_validate() -> None:
@@ -44,10 +86,17 @@ def cross_validate() -> None:
     from topgap_jax.reports import write_report
     from topgap_jax.reports.cross_validation import print_cross_validation, write_cross_validation_report
     from topgap_jax.training import cross_validation
+    from topgap_jax.training.distributed import is_first
 
+    first = is_first()
     progress = cross_validation.cross_validate(
-        CONFIG.value, WORKDIR.value, report=partial(print, flush=True), after_fold=write_report
+        CONFIG.value,
+        WORKDIR.value,
+        report=partial(print, flush=True) if first else None,
+        after_fold=write_report if first else None,
     )
+    if not first:
+        return
     if progress.unfinished:
         print(f"Folds still to be trained: {', '.join(map(str, progress.unfinished))}")
         return
@@ -57,27 +106,11 @@ def cross_validate() -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; a field that the configuration lacks is answered with those that it has."""
+    """Parses the command line; a field below one that has none is answered in one line."""
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
-        sys.exit(f"Error: {unknown_field(argv) or error}")
-
-
-def unknown_field(argv: list[str]) -> str | None:
-    """Names the first `--config.FIELD` that does not exist, and those that do."""
-    given = [argument.lstrip("-").split("=", 1) for argument in argv[1:] if argument.startswith("-")]
-    path = next(value for name, *value in given if name == "config")[0]
-    config = runpy.run_path(path)["get_config"]()
-    for name, *_ in given:
-        section = config
-        for depth, field in enumerate(parts := name.split(".")[1:]):
-            if field not in section:
-                prefix = "".join(f"{part}." for part in parts[:depth])
-                there = ", ".join(sorted(prefix + known for known in section))
-                return f"unknown config field {prefix + field!r}; there are: {there}"
-            section = section[field]
-    return None
+        sys.exit(f"Error: {error.args[0]}")
 
 
 if __name__ == "__main__":

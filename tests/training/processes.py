@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -31,6 +32,17 @@ def start(config, workdir, *overrides, devices=1):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def start_two(config, workdir, *overrides, own=((), ())):
+    """Two processes with four devices each, as two hosts would run them; `own` are the flags of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = (f"--distributed=127.0.0.1:{free.getsockname()[1]}", "--processes=2")
+    return [
+        start(config, workdir, *overrides, *place, f"--process={index}", *flags, devices=4)
+        for index, flags in enumerate(own)
+    ]
 
 
 def finish(process):

@@ -4,7 +4,16 @@ import ml_collections
 import pytest
 
 from topgap_jax.training.checkpoint import claim
-from topgap_jax.training.config import DEFAULTS, as_json, config_hash, differences, resolve, twin_of
+from topgap_jax.training.config import (
+    DEFAULTS,
+    OPERATIONAL,
+    as_json,
+    config_hash,
+    differences,
+    flat,
+    resolve,
+    twin_of,
+)
 
 
 def test_defaults_are_filled_in_and_values_kept():
@@ -57,10 +66,37 @@ def test_the_twin_differs_in_what_it_says():
     assert twin_of({"title": "alone"}) is None
 
 
-def test_the_hash_names_the_whole_configuration():
+def test_the_hash_names_the_run():
     assert config_hash(resolve({})) == config_hash(resolve(DEFAULTS))
     assert config_hash(resolve({"seed": 1})) != config_hash(resolve({}))
     assert config_hash(resolve({"data": {"test": ["a"]}})) == config_hash(resolve({"data": {"test": ("a",)}}))
+
+
+def test_where_and_how_a_run_is_computed_may_change(tmp_path):
+    """Devices, workers and what is written on the way, but nothing that changes its parameters."""
+    config = resolve({"seed": 4})
+    assert OPERATIONAL and set(OPERATIONAL) <= flat(json.loads(as_json(config))).keys()
+    elsewhere = resolve(
+        {
+            "seed": 4,
+            "mesh": {"data": 2, "fsdp": 4},
+            "data": {"workers": 3},
+            "train": {"log_every_steps": 7, "checkpoint_every_steps": 11},
+            "profile": 5,
+            "compilation_cache": "off",
+        }
+    )
+    assert config_hash(config) == config_hash(elsewhere) and not differences(config, elsewhere)
+    claim(tmp_path, config)
+    claim(tmp_path, elsewhere)
+    assert json.loads((tmp_path / "config.json").read_text())["mesh"] == {"data": -1, "fsdp": 1}
+    for other in (
+        {"train": {"batch_size": 64}},
+        {"data": {"on_device": "never"}},
+        {"model": {"remat": True}},
+    ):
+        with pytest.raises(ValueError, match="holds a run with another configuration"):
+            claim(tmp_path, resolve({"seed": 4} | other))
 
 
 def test_a_workdir_from_before_a_field_existed_is_the_same_run(tmp_path):

@@ -53,6 +53,10 @@ def test_components_add_up_in_the_metrics(uninterrupted):
     for line in lines:
         assert line["loss"] == pytest.approx(line["cross_entropy"] + 1.0 * line["l1"], rel=1e-5)
         assert line["config_hash"] and line["commit"] and line["seed"] == 3
+        assert sum(line["milliseconds"].values()) == pytest.approx(1000 * line["seconds"] / line["steps"])
+        assert (line["milliseconds"]["compile"] > 0) == (line["step"] == 1)
+    assert {line["step"] for line in metrics(uninterrupted, "checkpoint")} == {4, 6, 8, 12, 16, 18, 20, 24}
+    assert all(line["seconds"] > 0 for line in metrics(uninterrupted, "eval"))
     assert len(list((uninterrupted / "tensorboard").iterdir())) == 1
 
 
@@ -96,7 +100,7 @@ def test_without_one_readable_checkpoint_it_stops(uninterrupted, tmp_path):
             path.write_bytes(b"")
     config = json.loads((uninterrupted / "config.json").read_text())
     for _ in range(2):  # and does not forget it
-        with pytest.raises(RuntimeError, match=r"no checkpoint in .* can be read"):
+        with pytest.raises(ConfigError, match=r"no checkpoint in .* can be read"):
             train_and_evaluate(config, tmp_path / "run")
 
 
@@ -132,6 +136,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
         (changed(data={"test": ("shifted",), "tests_elsewhere": {"shifted": {}}}), "names 'shifted', which"),
         (changed(train={"batch_size": 200}), "train.batch_size=200 is more than the 96 examples"),
         (changed(train={"epochs": 0}), "train.epochs=0 must be at least 1"),
+        (changed(profile=-1), "profile=-1 must not be negative"),
         (changed(train={"log_every_steps": 0}), "train.log_every_steps=0 must be at least 1"),
         (changed(loss={"class_weights": (1.0, 2.0)}), "loss.class_weights has 2 values for 10 classes"),
         (changed(loss={"l1": -1.0}), "loss.l1=-1.0 must not be negative"),
@@ -166,15 +171,28 @@ def test_workdirs_that_cannot_be_used(uninterrupted, tmp_path):
         train_and_evaluate(SMALL, uninterrupted)
 
 
+def test_a_workdir_whose_checkpoints_were_replaced_by_those_of_another_network(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    config = json.loads((uninterrupted / "config.json").read_text())
+    config["model"]["pyramid_channels"] = 8
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ConfigError,
+        match=r"checkpoint 24 in .* another network or optimizer: params/head/classifier/kernel is "
+        r"float32\[1, 1, 16, 10\] there and float32\[1, 1, 8, 10\] here \(\d+ arrays differ\)",
+    ):
+        train_and_evaluate(config, tmp_path / "run")
+
+
 def test_the_command_line_names_a_field_that_does_not_exist(tiny, tmp_path):
     result = subprocess.run(
         command(tiny, tmp_path, "--config.model.kk=3"), capture_output=True, text=True, cwd=ROOT, timeout=100
     )
     assert result.returncode == 1
-    assert result.stderr.strip() == (
-        "Error: unknown config field 'model.kk'; there are: model.dropout, model.k, model.name, model.pool, "
-        "model.pyramid_channels"
+    assert result.stderr.startswith(
+        "Error: unknown config field 'model.kk'; there are: model.name, model.head"
     )
+    assert result.stderr.count("\n") == 1 and not (tmp_path / "config.json").exists()
 
 
 def test_the_best_weights_can_be_the_ones_evaluated(uninterrupted, tmp_path):

@@ -1,12 +1,17 @@
 """Real processes, killed for real."""
 
+import os
+import re
+import shutil
 import signal
+import subprocess
 import time
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from training.processes import final_arrays, finish, metrics, start
+from training.processes import command, final_arrays, finish, metrics, start
 
 STEPS = 24
 
@@ -52,3 +57,71 @@ def test_eight_devices_give_the_loss_curve_of_one(mesh, tiny, uninterrupted, tmp
     assert len(ours) == STEPS
     np.testing.assert_allclose(ours[:5], others[:5], rtol=1e-4)
     np.testing.assert_allclose(ours, others, rtol=2e-2)
+
+
+@pytest.mark.slow
+def test_killed_on_eight_devices_it_goes_on_on_one_and_on_four(tiny, uninterrupted, tmp_path):
+    """Parameters that were split over four devices come back whole, or split over two."""
+    kill_after(start(tiny, tmp_path / "one", "--config.mesh.fsdp=4", devices=8), tmp_path / "one", 10)
+    shutil.copytree(tmp_path / "one", tmp_path / "four")
+    saved = max((tmp_path / "one" / "checkpoints").glob("[0-9]*[0-9]"), key=lambda path: int(path.name))
+    assert {kernel: shards(saved, kernel) for kernel in ("conv1", "conv2")} == {"conv1": 4, "conv2": 4}
+    finish(start(tiny, tmp_path / "one", "--config.train.log_every_steps=1"))
+    finish(start(tiny, tmp_path / "four", "--config.mesh.fsdp=2", devices=4))
+    expected = [line["loss"] for line in metrics(uninterrupted)]
+    for name in ("one", "four"):
+        lines = metrics(tmp_path / name)
+        assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+        assert len({line["config_hash"] for line in lines}) == 1
+        np.testing.assert_allclose([line["loss"] for line in lines], expected, rtol=2e-2)
+
+
+def shards(checkpoint, kernel):
+    """How many parts a kernel of 36,864 numbers was written in."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(checkpoint.absolute() / "state").item_metadata.tree
+    array = stored["params"]["backbone"]["stages"]["2"]["0"][kernel]["kernel"]
+    return np.prod(array.shape) / np.prod(array.storage.write_shape)
+
+
+FULL_DISK = """
+mount -t tmpfs -o size=64m tmpfs "$1" || exit 99
+head -c 63000000 /dev/zero > "$1/filler"
+shift
+"$@" > "$RESULTS/first" 2>&1
+echo $? > "$RESULTS/code"
+ls "$DISK/run/checkpoints" > "$RESULTS/left"
+rm "$DISK/filler"
+"$@" && cp -r "$DISK/run" "$RESULTS/run"
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(tiny, uninterrupted, tmp_path):
+    """A disk of a few megabytes, mounted for this test alone."""
+    disk, results = tmp_path / "disk", tmp_path / "results"
+    disk.mkdir()
+    results.mkdir()
+    train = command(tiny, disk / "run")
+    result = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", FULL_DISK, "sh", str(disk), *train],
+        env=os.environ | {"DISK": str(disk), "RESULTS": str(results), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    if result.returncode == 99 or "unshare" in result.stderr:
+        pytest.skip("a disk of its own cannot be mounted here")
+    assert result.returncode == 0, result.stderr
+    message = (results / "first").read_text().splitlines()[-1]
+    assert (results / "code").read_text() == "1\n"
+    assert re.fullmatch(
+        r"Error: the checkpoint of step \d+ cannot be written to .* \(No space left on device\); once there "
+        r"is room, the same command goes on from that of step (\d+), which is whole",
+        message,
+    )
+    assert "Traceback" not in (results / "first").read_text()
+    assert re.search(r"step (\d+), which", message)[1] in (results / "left").read_text().split()
+    expected, resumed = final_arrays(uninterrupted), final_arrays(results / "run")
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)

@@ -24,14 +24,15 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
+    start: int = 0,
 ) -> grain.DatasetIterator:
     """An endless iterator of batches: `image` `[B, H, W, C]`, `label` int32 `[B]` and what else is asked for.
 
     Images are uint8, or float32 in [0, 1], as source and transforms leave them. Every epoch visits each
     example once, in an order that depends on `seed` and the epoch alone; batches run on over the end of an
     epoch. Each example has a generator for its transforms that belongs to the seed and its place in the
-    order, so neither workers nor processes change what is seen. The iterator's `get_state`/`set_state` resume
-    in mid-epoch to the bit.
+    order, so neither workers nor processes change what is seen. `start` resumes in mid-epoch to the bit,
+    also with another number of workers, and so do the iterator's `get_state`/`set_state` with the same.
 
     Args:
       source: examples with `image` and `label`.
@@ -39,9 +40,11 @@ def train_batches(
       seed: of the order and of the augmentation.
       transforms: applied per example, in order.
       fields: of the examples, such as `("image", "label", "mask", "box")`; the others are left behind.
-      process_index, process_count: this process reads every `process_count`-th example of the endless order,
-          so that lengths need not divide and no process runs dry before another.
+      process_index, process_count: this process reads every `process_count`-th batch of the endless order, so
+          that lengths need not divide and no process runs dry before another. Put one after the other, the
+          processes' batches are the batch of a single process.
       workers: processes that load and augment; 0 for threads.
+      start: batches of this process to pass over, which costs nothing.
 
     Raises:
       ValueError: a field that the examples do not have.
@@ -50,8 +53,9 @@ def train_batches(
     dataset = dataset.repeat(max(1, ENDLESS // len(source)))
     for transform in transforms:
         dataset = dataset.random_map(transform)
+    dataset = dataset.batch(batch_size)
     dataset = dataset[process_index::process_count] if process_count > 1 else dataset
-    batches = dataset.batch(batch_size).to_iter_dataset(_read_options(1 if workers else _cores()))
+    batches = dataset[start:].to_iter_dataset(_read_options(1 if workers else _cores()))
     if workers:
         if not flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read absl's flags
             flags.FLAGS.mark_as_parsed()

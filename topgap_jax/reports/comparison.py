@@ -186,11 +186,15 @@ def _cam_figure(cam: Json, field: str) -> Figure | None:
 
 
 def _cost(evaluations: list[Json]) -> Iterator[Row]:
-    def row(name: str, field: str, unit: str, note: str = "") -> Row:
-        values = [evaluation.get(field) for evaluation in evaluations]
+    def row(name: str, field: str, unit: str, note: str = "", section: str | None = None) -> Row:
+        found = [evaluation.get(section, {}) if section else evaluation for evaluation in evaluations]
+        values = [part.get(field) for part in found]
         figures = tuple(None if value is None else Figure(value) for value in values)
         return Row("Cost", name, unit, figures, note, better="lower")
 
     yield row("Parameters", "parameters", "number")
     yield row("Training step", "step_milliseconds", "milliseconds", "median")
     yield row("Training", "training_seconds", "seconds")
+    yield row("Waiting for input", "input", "seconds", "of the training", "training_time")
+    yield row("Compiling the step", "compile", "seconds", "of the training", "training_time")
+    yield row("Waiting for checkpoints", "checkpoint", "seconds", "besides", "training_time")

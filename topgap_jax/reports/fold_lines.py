@@ -167,6 +167,8 @@ def _names(figure: Json) -> tuple[str, str, str, str]:
         return "Heat maps", *HEAT_MAPS.get(field, (_words(field), "fraction", ""))
     if section == "cost":
         return "Cost", *COST.get(field, (_words(field), "fraction", ""))
+    if section == "training_time":
+        return "Cost", f"Training: {field}", "seconds", "of one fold"
     return _words(section), ", ".join([_words(field), *_rest(figure)]), "fraction", ""
 
 

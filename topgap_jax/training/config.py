@@ -99,9 +99,20 @@ DEFAULTS: dict[str, Any] = {
         "pictures": 8,
     },
     "profile": 0,  # steps of a profiler trace, in workdir/profile; 0: none
+    "compilation_cache": "auto",  # folder of compiled programs; "auto": on GPU and TPU only; "off"
     "twin": {},  # fields that differ in a second run, trained and evaluated beside this one
 }
 FREE_FORM = ("data.options", "data.tests_elsewhere", "twin")
+# Where and how a run is computed and watched, not what: another value resumes the same run.
+OPERATIONAL = (
+    "compilation_cache",
+    "data.workers",
+    "mesh.data",
+    "mesh.fsdp",
+    "profile",
+    "train.checkpoint_every_steps",
+    "train.log_every_steps",
+)
 
 
 def resolve(config: Mapping[str, Any]) -> ml_collections.FrozenConfigDict:
@@ -127,13 +138,13 @@ def as_json(config: Mapping[str, Any]) -> str:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name the whole configuration."""
-    return hashlib.sha256(as_json(config).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits that name the configuration without its operational fields."""
+    return hashlib.sha256(json.dumps(_defining(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """`field: ours, not theirs`, for every field in which two configurations differ."""
-    flat_ours, flat_theirs = _flat(json.loads(as_json(ours))), _flat(json.loads(as_json(theirs)))
+    """`field: ours, not theirs`, for every field in which two runs differ; operational fields may."""
+    flat_ours, flat_theirs = _defining(ours), _defining(theirs)
     fields = sorted(flat_ours.keys() | flat_theirs.keys())
     return [
         f"{field}: {flat_ours.get(field, 'absent')}, not {flat_theirs.get(field, 'absent')}"
@@ -186,6 +197,12 @@ def _expect(field: str, value: Any, kind: type) -> Any:
     return value
 
 
+def _defining(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that say which run it is, as JSON has them."""
+    fields = flat(json.loads(as_json(config)))
+    return {field: value for field, value in fields.items() if field not in OPERATIONAL}
+
+
 def _plain(config: Any) -> dict[str, Any]:
     if isinstance(config, ml_collections.ConfigDict | ml_collections.FrozenConfigDict):
         config = config.to_dict()
@@ -195,8 +212,9 @@ def _plain(config: Any) -> dict[str, Any]:
     }
 
 
-def _flat(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested fields under their paths, such as "model.k"."""
+    fields: dict[str, Any] = {}
     for name, value in config.items():
-        flat.update(_flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value})
-    return flat
+        fields |= flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
+    return fields

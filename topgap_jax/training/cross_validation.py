@@ -14,8 +14,10 @@ import numpy as np
 
 from topgap_jax.data.folds import TEST_FOLD, VALIDATION_FOLD, Fold, source_folds
 from topgap_jax.data.sources import Source, load_source
+from topgap_jax.training.agreement import agree, check_shared, program, together
 from topgap_jax.training.checkpoint import claim
 from topgap_jax.training.config import ConfigError, differences, resolve, twin_of
+from topgap_jax.training.distributed import as_first_sees, is_first
 from topgap_jax.training.fold_figures import summarise
 from topgap_jax.training.loop import prepare, train_and_evaluate
 from topgap_jax.training.metrics import identity
@@ -57,24 +59,28 @@ def cross_validate(
     """
     report, after_fold = report or (lambda line: None), after_fold or (lambda directory: None)
     try:
-        if not str(workdir):
-            raise ValueError("no workdir given: name a folder for the folds, such as runs/folds")
-        workdir, whole = Path(workdir), resolve(config)
-        every, chosen = _folds(whole.data)
-        source = load_source(whole.data.source, whole.data.train, **whole.data.options)
-        folds = _divide(source, whole.data)
-        _begin(whole, workdir, chosen[0], source, folds)
+        with together():
+            if not str(workdir):
+                raise ValueError("no workdir given: name a folder for the folds, such as runs/folds")
+            workdir, whole = Path(workdir), resolve(config)
+        agree(program(whole))
+        with together():
+            every, chosen = _folds(whole.data)
+            source = load_source(whole.data.source, whole.data.train, **whole.data.options)
+            folds = _divide(source, whole.data)
+            _begin(whole, workdir, chosen[0], source, folds)
+        check_shared(workdir)
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(str(error)) from error
     for fold in chosen:
         directory = workdir / f"fold_{fold}"
-        finished_before = is_finished(whole, directory)
+        finished_before = as_first_sees(is_finished(whole, directory))
         sizes = ", ".join(f"{len(part)} {name}" for name, part in folds[fold]._asdict().items())
         report(f"Fold {fold} of 0 to {every[-1]}: {'finished before' if finished_before else sizes}")
         if not finished_before:
             train_and_evaluate(fold_config(whole, fold), directory)
         after_fold(directory)
-    finished = [fold for fold in every if is_finished(whole, workdir / f"fold_{fold}")]
+    finished = as_first_sees([fold for fold in every if is_finished(whole, workdir / f"fold_{fold}")])
     return Progress(
         directories=tuple(workdir / f"fold_{fold}" for fold in finished),
         unfinished=tuple(fold for fold in every if fold not in finished),
@@ -120,13 +126,18 @@ def _divide(source: Source, data: Any) -> list[Fold]:
 
 
 def _begin(config: Any, workdir: Path, first: int, source: Source, folds: list[Fold]) -> None:
-    """Claims the workdir, once every mistake that can be found before training has been looked for."""
+    """Claims the workdir, once every mistake that can be found before training has been looked for.
+
+    Every process looks, and the first one claims.
+    """
     shared = resolve(config.to_dict() | {"data": config.data.to_dict() | {"fold": -1}})
     if not (workdir / "config.json").exists():
         own = fold_config(config, first)
         for run in (own, twin_of(own)):
             if run is not None:
                 prepare(run, workdir / f"fold_{first}")
+    if not is_first():
+        return
     claim(workdir, shared)
     _check_started(shared, workdir)
     _record(workdir / "folds.json", config.data, source, folds)
@@ -194,6 +205,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _write_summary(config: Any, workdir: Path, folds: list[Fold]) -> Path:
+    path = workdir / "cross_validation.json"
+    if not is_first():
+        return path
     directories = [workdir / f"fold_{fold}" for fold in range(len(folds))]
     runs = [[_read(directory) for directory in directories]]
     if config.twin:
@@ -212,7 +226,6 @@ def _write_summary(config: Any, workdir: Path, folds: list[Fold]) -> Path:
         "sd": "sample standard deviation over the folds (divisor: folds - 1)",
         "figures": summarise(runs, ratio),
     }
-    path = workdir / "cross_validation.json"
     _write(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return path
 

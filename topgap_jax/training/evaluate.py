@@ -20,6 +20,7 @@ from topgap_jax.analysis import cam
 from topgap_jax.data.pipeline import eval_batches, first_examples
 from topgap_jax.data.sources import Source
 from topgap_jax.models import Classifier
+from topgap_jax.training.distributed import as_first_sees, is_first, stop_if_preempted, whole
 from topgap_jax.training.groups import group_accuracies, group_shares
 from topgap_jax.training.mesh import put_batch
 from topgap_jax.training.metrics import identity, training_time
@@ -53,19 +54,28 @@ def evaluate_run(
 ) -> None:
     """Writes `examples.npz` and `evaluation.json` of a trained run, unless they are there already.
 
-    Without a test set there is nothing to evaluate.
+    Without a test set there is nothing to evaluate. Of several processes, all share the splits; attacks and
+    pictures every process computes for itself, alike, so that none waits for another; the first one writes.
+
+    Raises:
+      Preempted: the run was told to stop; a new start evaluates it.
     """
     path = directory / "evaluation.json"
     tests = test_names(config.data)
-    if path.exists() or not tests:
+    if not tests or as_first_sees(path.exists()):
         return
     graphdef = nnx.graphdef(model)
-    model = nnx.merge(graphdef, *jax.device_get((evaluated_params(state), state.model_state)))
-    eval_step = make_eval_step(graphdef, mesh)
+    model = nnx.merge(graphdef, *whole(mesh, (evaluated_params(state), state.model_state)))
+    eval_step = make_eval_step(graphdef, mesh, l1_of=config.loss.l1_of)
     splits = {name: evaluate_split(eval_step, state, sources[name], config, mesh) for name in tests}
     first, validation = tests[0], config.data.validation
     explain_step = make_explain_step(model)
     explained = {name: explain(explain_step, sources[name], config) for name in (validation, *tests)}
+    attacked = [
+        attack(name, model, sources[first], splits[first], config) for name in config.evaluation.attacks
+    ]
+    if not is_first():
+        return
     training_groups = group_shares(sources[config.data.train])
     test = explained[first]
     _, height, width, _ = model.cam_shape(test["image"].shape[1:])
@@ -84,9 +94,7 @@ def evaluate_run(
             for name, result in splits.items()
             for figures in accuracy(name, result, getattr(sources[name], "group_names", ()), training_groups)
         ],
-        "attacks": [
-            attack(name, model, sources[first], splits[first], config) for name in config.evaluation.attacks
-        ],
+        "attacks": attacked,
         "cam": cam_quality(test, explained[validation])
         | {
             "split": first,
@@ -118,6 +126,7 @@ def evaluate_split(
         process_count=jax.process_count(),
     )
     for batch, valid in iter(partial(_next_or_none, batches), None):
+        stop_if_preempted()
         result = jax.device_get(eval_step(params, state.model_state, put_batch(mesh, batch)))
         results.append({name: value[:valid] for name, value in result.items()})
     return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
@@ -142,6 +151,7 @@ def attack(
     name: str, model: Classifier, source: Source, clean: Mapping[str, np.ndarray], config: Any
 ) -> dict[str, Any]:
     """One attack on the first `evaluation.attack_examples` examples of a split."""
+    stop_if_preempted()
     preset = attacks.PRESETS[name]
     with reading():
         examples = first_examples(source, config.evaluation.attack_examples)
@@ -162,17 +172,19 @@ def attack(
 
 def make_explain_step(model: Classifier) -> ExplainStep:
     """Compiles `(images, labels) -> (heat, probabilities)`, `[B, H, W]` in [0, 1] and `[B, K]`."""
-    graphdef, state = nnx.split(model)
+    return partial(_explain_step, *nnx.split(model))
 
-    @jax.jit
-    def step(state: nnx.State, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        out = nnx.merge(graphdef, state)(images)
-        # After global average pooling and one linear layer, Grad-CAM is the positive part of the CAM.
-        maps = jax.nn.relu(out.cam) if model.head_name == "original" else out.cam
-        _, height, width, _ = images.shape
-        return cam.heatmap(maps, labels, (height, width)), jax.nn.softmax(out.logits)
 
-    return partial(step, state)
+@partial(jax.jit, static_argnames="graphdef")  # runs that differ in k share one program
+def _explain_step(
+    graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    model = nnx.merge(graphdef, state)
+    out = model(images)
+    # After global average pooling and one linear layer, Grad-CAM is the positive part of the CAM.
+    maps = jax.nn.relu(out.cam) if model.head_name == "original" else out.cam
+    _, height, width, _ = images.shape
+    return cam.heatmap(maps, labels, (height, width)), jax.nn.softmax(out.logits)
 
 
 def explain(explain_step: ExplainStep, source: Source, config: Any) -> dict[str, np.ndarray]:
@@ -185,6 +197,7 @@ def explain(explain_step: ExplainStep, source: Source, config: Any) -> dict[str,
     count, size = len(examples["label"]), config.evaluation.batch_size
     results = []
     for start in range(0, count, size):
+        stop_if_preempted()
         rows = np.arange(start, start + size) % count  # the last batch is filled up
         results.append(jax.device_get(explain_step(examples["image"][rows], examples["label"][rows])))
     heat, probabilities = (np.concatenate(parts)[:count] for parts in zip(*results, strict=True))

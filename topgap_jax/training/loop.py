@@ -1,5 +1,6 @@
 """The training run: from a configuration and a folder to trained parameters and their evaluation."""
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -16,14 +17,20 @@ from jax.sharding import Mesh
 from topgap_jax.data.augmentation.transforms import augmentation, check_augmentation
 from topgap_jax.data.pipeline import train_batches
 from topgap_jax.data.sources import Source
+from topgap_jax.losses import L1_OF
 from topgap_jax.models import Classifier, create_model, save_model
-from topgap_jax.training.checkpoint import Checkpoints, claim
+from topgap_jax.training.adversarial import check_adversarial, with_adversary
+from topgap_jax.training.agreement import agree, check_shared, compare_clocks, program, started, together
+from topgap_jax.training.checkpoint import Checkpoints, claim, writing
+from topgap_jax.training.compilation import use_compilation_cache
 from topgap_jax.training.config import ConfigError, resolve, twin_of
 from topgap_jax.training.device_data import Batch, Indexed, lies_on_device, make_fetch, put_images
+from topgap_jax.training.distributed import Preempted, as_first_sees, is_first, preempted, whole
 from topgap_jax.training.evaluate import check_evaluation, evaluate_run, evaluate_split
 from topgap_jax.training.fine_tuning import frozen_mask
 from topgap_jax.training.mesh import check_batch_size, make_mesh, put_batch, state_sharding
 from topgap_jax.training.metrics import TrainingLog
+from topgap_jax.training.profiling import Trace
 from topgap_jax.training.splits import check_agreement, load_sources, reading, test_names
 from topgap_jax.training.state import TrainState, create_state, evaluated_params, make_optimizer, split_model
 from topgap_jax.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
@@ -57,27 +64,49 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path) -> None:
         any long work starts.
       FloatingPointError: the loss became infinite or NaN; the last good checkpoint stays.
       DataError: pictures could no longer be read; the last checkpoint stays.
+      WriteError: the workdir can no longer be written; the last whole checkpoint stays.
     """
     try:
-        runs = prepare_all(config, workdir)
+        runs = prepare_together(config, workdir)
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(str(error)) from error
     for run in runs:
-        state = train(run)
-        export(run, state)
-        evaluate_run(run.config, run.directory, run.mesh, run.model, state, run.sources)
+        with writing(run.directory):
+            state = train(run)
+            export(run, state)
+            evaluate_run(run.config, run.directory, run.mesh, run.model, state, run.sources)
+
+
+def prepare_together(config: Mapping[str, Any], workdir: str | Path) -> list[Run]:
+    """The runs of `prepare_all`, their folders claimed; a mistake on one host is raised on all."""
+    with together():
+        complete = resolve(config)
+        use_compilation_cache(complete.compilation_cache)
+    agree(program(complete))
+    with together():
+        runs = prepare_all(complete, workdir)
+    with together():
+        if is_first():
+            for run in runs:
+                claim(run.directory, run.config)
+    check_shared(runs[0].directory)
+    agree(
+        {name: started(run.directory, run.sources) for name, run in zip(("run", "twin"), runs, strict=False)}
+    )
+    compare_clocks()
+    return runs
 
 
 def prepare_all(config: Mapping[str, Any], workdir: str | Path) -> list[Run]:
     """The run of a configuration and that of its twin, with a folder each."""
     if not str(workdir):
         raise ValueError("no workdir given: name a folder for checkpoints and results, such as runs/first")
+    if "://" in str(workdir):
+        raise ValueError(f"workdir {str(workdir)!r} is an address: mount it, and name the folder")
     twin = twin_of(config)
     runs = [prepare(resolve(config), Path(workdir))]
     if twin is not None:
         runs.append(prepare(twin, Path(workdir) / "twin"))
-    for run in runs:
-        claim(run.directory, run.config)
     return runs
 
 
@@ -88,7 +117,10 @@ def prepare(config: ml_collections.FrozenConfigDict, directory: Path) -> Run:
     check_batch_size(mesh, "evaluation.batch_size", config.evaluation.batch_size)
     check_evaluation(config.evaluation)
     check_counts(config.train)
+    if config.profile < 0:
+        raise ValueError(f"profile={config.profile} must not be negative (0: no trace)")
     check_mixing(config.data)
+    check_adversarial(config)
     augmentation(config.data.augment)
     sources = load_sources(config.data)
     source = sources[config.data.train]
@@ -143,6 +175,10 @@ def check_loss(config: Any, num_classes: int) -> None:
     """Raises a ValueError if `config` (the field `loss`) does not fit the classes."""
     if config.l1 < 0:
         raise ValueError(f"loss.l1={config.l1} must not be negative")
+    if config.l1_of not in L1_OF:
+        raise ValueError(f"unknown loss.l1_of {config.l1_of!r}; there are: {', '.join(L1_OF)}")
+    if config.logit_squeezing < 0:
+        raise ValueError(f"loss.logit_squeezing={config.logit_squeezing} must not be negative")
     if not 0 <= config.label_smoothing < 1:
         raise ValueError(f"loss.label_smoothing={config.label_smoothing} is outside [0, 1)")
     if config.class_weights and len(config.class_weights) != num_classes:
@@ -162,28 +198,46 @@ def train(run: Run, programs: Programs | None = None) -> TrainState:
     """Trains to the last step, from the newest checkpoint if there is one; the state to be evaluated."""
     config = run.config
     state, train_step, eval_step = programs or make_programs(run)
-    batches, place = make_batches(run), make_placement(run)
+    place = make_placement(run)
 
-    with closing(batches), closing(Checkpoints(run.directory)) as checkpoints:
-        state = checkpoints.restore(state, batches) or state
+    with closing(Checkpoints(run.directory)) as checkpoints:
+        state = checkpoints.restore(state) or state
         start = int(state.step)
         length = (run.steps, run.steps_per_epoch)
-        with TrainingLog(run.directory, config, start, *length) as log:
+        with (
+            closing(make_batches(run, start)) as batches,
+            TrainingLog(run.directory, config, start, *length) as log,
+            closing(Trace(run.directory, config.profile, start)) as trace,
+        ):
+            if start and ends_epoch(run, start) and not checkpoints.has_accuracy(start):  # stopped before
+                checkpoints.save_again(state, validate(run, eval_step, state, log))
             for step in range(start + 1, run.steps + 1):
-                with reading():
-                    batch = next(batches)
-                state, metrics = train_step(state, place(step, batch))
+                with trace.before(step):
+                    with reading(), log.timed("input"):
+                        batch = next(batches)
+                    with log.timed("compile" if step == start + 1 else "dispatch"):
+                        state, metrics = train_step(state, place(step, batch))
+                trace.after(step, metrics)
                 log.add(metrics)
-                evaluates = ends_epoch(run, step)
-                saves = evaluates or step % config.train.checkpoint_every_steps == 0
+                evaluates, stops = ends_epoch(run, step), preempted()
+                saves = stops or evaluates or step % config.train.checkpoint_every_steps == 0
                 if not saves and step % config.train.log_every_steps:
                     continue
                 log.flush()
+                checkpoints.check()
                 accuracy = None
-                if evaluates:
-                    accuracy = validate(run, eval_step, state, log)
+                if evaluates and not stops:
+                    try:
+                        accuracy = validate(run, eval_step, state, log)
+                    except Preempted:
+                        stops = True
                 if saves:
-                    checkpoints.save(state, batches, accuracy)
+                    began = time.perf_counter()
+                    checkpoints.save(state, accuracy)
+                    log.saved(time.perf_counter() - began)
+                if stops:
+                    checkpoints.wait()
+                    raise Preempted(f"{config.title}: stopped after step {step}, which is saved")
                 log.resume_clock()
         checkpoints.wait()
         return checkpoints.restore_best(state) if config.evaluation.weights == "best" else state
@@ -192,8 +246,10 @@ def train(run: Run, programs: Programs | None = None) -> TrainState:
 def export(run: Run, state: TrainState) -> None:
     """Writes the trained network as `model.safetensors`, for `load_model`."""
     path = run.directory / "model.safetensors"
-    if not path.exists():
-        arrays = jax.device_get((evaluated_params(state), state.model_state))
+    if as_first_sees(path.exists()):
+        return
+    arrays = whole(run.mesh, (evaluated_params(state), state.model_state))
+    if is_first():
         save_model(nnx.merge(nnx.graphdef(run.model), *arrays), path)
 
 
@@ -205,11 +261,12 @@ def make_programs(run: Run) -> Programs:
     # A copy: the step donates its buffers, and the model keeps its own.
     state = jax.device_put(jax.tree.map(jnp.copy, state), state_sharding(run.mesh, state))
     train_step = make_train_step(graphdef, optimizer, run.config, run.mesh, state)
-    return Programs(state, train_step, make_eval_step(graphdef, run.mesh))
+    train_step = with_adversary(train_step, graphdef, run.config, run.mesh)
+    return Programs(state, train_step, make_eval_step(graphdef, run.mesh, l1_of=run.config.loss.l1_of))
 
 
-def make_batches(run: Run) -> grain.DatasetIterator:
-    """The training batches of this process; where the pictures lie on the device, their indices."""
+def make_batches(run: Run, start: int = 0) -> grain.DatasetIterator:
+    """This process's batches after step `start`; where the pictures lie on the device, their indices."""
     config, source = run.config.data, run.sources[run.config.data.train]
     on_device = lies_on_device(config, source)
     return train_batches(
@@ -220,6 +277,7 @@ def make_batches(run: Run) -> grain.DatasetIterator:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         workers=0 if on_device else config.workers,
+        start=start,
     )
 
 
@@ -241,7 +299,7 @@ def ends_epoch(run: Run, step: int) -> bool:
 
 def validate(run: Run, eval_step: EvalStep, state: TrainState, log: TrainingLog) -> float:
     """Measures and logs the validation split; returns its accuracy."""
-    split = run.config.data.validation
+    split, began = run.config.data.validation, time.perf_counter()
     result = evaluate_split(eval_step, state, run.sources[split], run.config, run.mesh)
     figures = {
         "loss": float((result["cross_entropy"] + run.config.loss.l1 * result["l1"]).mean()),
@@ -249,6 +307,7 @@ def validate(run: Run, eval_step: EvalStep, state: TrainState, log: TrainingLog)
         "l1": float(result["l1"].mean()),
         "accuracy": float((result["prediction"] == result["label"]).mean()),
         "count": len(result["label"]),
+        "seconds": time.perf_counter() - began,
     }
     log.evaluated(split, figures)
     return figures["accuracy"]

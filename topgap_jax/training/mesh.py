@@ -1,5 +1,6 @@
 """Devices and shardings: the one place that says what lies where."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,18 +10,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 SHARD_FROM = 2**14  # parameters with fewer elements are replicated under `fsdp`
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """All devices as a mesh with the axes "data" and "fsdp".
+def make_mesh(data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices, or those given, as a mesh with the axes "data" and "fsdp".
 
     Raises:
       ValueError: `data * fsdp` is not the number of devices.
     """
-    devices = jax.device_count()
+    devices = jax.devices() if devices is None else devices
     if data == -1:
-        data = devices // fsdp
-    if data * fsdp != devices:
-        raise ValueError(f"mesh data={data} x fsdp={fsdp} needs {data * fsdp} devices; there are {devices}")
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+        data = len(devices) // fsdp
+    if data * fsdp != len(devices):
+        raise ValueError(
+            f"mesh data={data} x fsdp={fsdp} needs {data * fsdp} devices; there are {len(devices)}"
+        )
+    auto = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=auto, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from topgap_jax.cli import data, erf, evaluate, explain, robustness
+from topgap_jax.cli import data, erf, evaluate, explain, robustness, sweep
 
-COMMANDS = (data, erf, evaluate, explain, robustness)
+COMMANDS = (data, erf, evaluate, explain, robustness, sweep)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,5 +16,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
-    arguments = parser.parse_args(argv)
+    arguments, others = parser.parse_known_args(argv)
+    if hasattr(arguments, "overrides"):  # the command takes fields of its configuration, as main.py does
+        arguments.overrides = [other for other in others if other.startswith("--config.")]
+        others = [other for other in others if other not in arguments.overrides]
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     arguments.run(arguments)

@@ -1,7 +1,12 @@
 """Values on a command line."""
 
 import argparse
+import runpy
+import sys
+from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 
 def fraction(text: str) -> float:
@@ -17,3 +22,39 @@ def fraction(text: str) -> float:
 def names(text: str) -> tuple[str, ...]:
     """Names separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    try:
+        return tuple(map(int, names(text)))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 64,128,256") from error
+
+
+def read_config(path: str, overrides: Sequence[str] = ()) -> Any:
+    """The `ConfigDict` of a file in configs/ with changes such as `--config.train.epochs=3`, as in `main.py`.
+
+    Which fields there are is for `resolve` to check. Exits with one line if the file cannot be read.
+    """
+    import ml_collections
+    from absl import flags
+    from ml_collections import config_flags
+
+    if not Path(path).is_file():
+        sys.exit(f"Error: there is no configuration file {path}")
+    argv, values = ["topgap", *overrides], flags.FlagValues()
+    options: dict[str, Any] = {"flag_values": values, "sys_argv": argv}
+    try:
+        file = runpy.run_path(path)["get_config"]()
+        for override in overrides:  # of a section that the file leaves out
+            section, *fields = override.partition("=")[0].split(".")[1:]
+            if fields and section not in file:
+                file[section] = ml_collections.ConfigDict()
+        config = config_flags.DEFINE_config_dict(
+            "config", file, lock_config=False, accept_new_attributes=True, **options
+        )
+        values(argv)
+        return config.value
+    except (flags.Error, AttributeError, KeyError, ValueError) as error:
+        sys.exit(f"Error: {error.args[0]}")

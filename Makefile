@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test test-slow parity golden lint benchmarks benchmark-analysis benchmark-autoattack benchmark-backbones benchmark-input clean
+.PHONY: quickstart test test-slow parity tpu-check golden lint benchmarks benchmark-analysis benchmark-autoattack benchmark-backbones benchmark-input clean
 
 quickstart: .venv/runtime
 	$(BIN)/python main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -17,6 +17,9 @@ test-slow: .venv/dev
 parity: .venv-parity/done
 	.venv-parity/bin/python -m pytest tests/parity
 
+tpu-check: .venv-tpu/done
+	JAX_PLATFORMS=cpu .venv-tpu/bin/python -m pytest -m "slow or not slow" tests/training/test_ahead_of_time.py
+
 golden: .venv-parity/done
 	PYTHONPATH=tests .venv-parity/bin/python tests/golden/write.py
 
@@ -29,6 +32,7 @@ benchmarks: .venv/dev
 	$(BIN)/python benchmarks/topk_mean.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/scaling.py
 
 benchmark-autoattack: .venv-parity/done
 	PYTHONPATH=tests .venv-parity/bin/python benchmarks/autoattack.py --json runs/autoattack.jsonl
@@ -63,5 +67,12 @@ benchmark-backbones: .venv-parity/done
 	.venv-parity/bin/python -m pip install --quiet --no-deps --force-reinstall robustbench==1.1.1
 	touch $@
 
+# On its own, since JAX looks for a TPU at every start where libtpu is installed.
+.venv-tpu/done: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet --upgrade pip
+	.venv-tpu/bin/python -m pip install --quiet -r requirements.txt libtpu pytest --editable .
+	touch $@
+
 clean:
-	rm -rf .venv .venv-parity runs build dist *.egg-info
+	rm -rf .venv .venv-parity .venv-tpu runs build dist *.egg-info

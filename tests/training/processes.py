@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import jax
@@ -64,10 +63,12 @@ def final_arrays(workdir):
     steps = sorted(
         int(path.name) for path in (Path(workdir) / "checkpoints").iterdir() if path.name.isdigit()
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the shardings come from the file
-        state = ocp.PyTreeCheckpointer().restore(
-            Path(workdir).absolute() / "checkpoints" / str(steps[-1]) / "state"
-        )
+    path = Path(workdir).absolute() / "checkpoints" / str(steps[-1]) / "state"
+    reader = ocp.PyTreeCheckpointer()
+    # As NumPy arrays: the devices that saved them need not be here.
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), reader.metadata(path).item_metadata.tree
+    )
+    state = reader.restore(path, ocp.args.PyTreeRestore(restore_args=as_numpy))
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

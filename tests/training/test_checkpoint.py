@@ -96,3 +96,19 @@ def test_other_files_that_cannot_be_written(tmp_path):
     ):
         for _ in range(3):
             file.write(b"0123456789")
+
+
+def test_the_best_one_is_known_after_a_restart(tmp_path):
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        for step, accuracy in ((1, 0.9), (2, 0.5), (3, 0.4), (4, 0.3)):
+            checkpoints.save(state(step), accuracy)
+        checkpoints.wait()
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.has_accuracy(1) and int(checkpoints.restore_best(state()).step) == 1
+        checkpoints.save(state(5), None)  # stopped in its validation
+        checkpoints.wait()
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        assert not checkpoints.has_accuracy(5)
+        checkpoints.add_accuracy(5, 0.95)
+        assert int(checkpoints.restore_best(state()).step) == 5
+    jax.tree.map(np.testing.assert_array_equal, restore(tmp_path, state()), state(5))

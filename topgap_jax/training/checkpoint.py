@@ -50,7 +50,7 @@ class Checkpoints:
             [
                 checkpoint_managers.LatestN(2),
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["accuracy"],
+                    get_metric_fn=_accuracy,
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -60,12 +60,13 @@ class Checkpoints:
             self.directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
+                best_fn=_accuracy,  # without it, metrics are not written
                 cleanup_tmp_directories=True,  # of saves that a kill or a full disk cut off
             ),
             item_handlers={"state": ocp.StandardCheckpointHandler()},
         )
         self._saving: int | None = None
-        logging.getLogger("absl").addFilter(_is_no_traceback)
+        logging.getLogger("absl").addFilter(_is_news)
 
     @property
     def last_step(self) -> int | None:
@@ -94,10 +95,14 @@ class Checkpoints:
         """Whether the network of this step was validated when it was saved."""
         return self._manager.metrics(step) is not None
 
-    def save_again(self, state: TrainState, accuracy: float) -> None:
-        """Saves the state of a step that a stopped run saved before its validation."""
-        self._manager.delete(int(state.step))
-        self.save(state, accuracy)
+    def add_accuracy(self, step: int, accuracy: float) -> None:
+        """Adds what a run that was stopped in its validation did not save."""
+        if is_first():
+            folder = self.directory / str(step) / "metrics"  # where Orbax looks for it
+            folder.mkdir(exist_ok=True)
+            (folder / "metrics").write_text(json.dumps({"accuracy": accuracy}))
+        as_first_sees(None)  # the others wait until it is done
+        self._manager.reload()
 
     def restore(self, template: TrainState) -> TrainState | None:
         """The newest checkpoint that can be read; None without any.
@@ -173,7 +178,7 @@ class Checkpoints:
             self._manager.close()
         except Exception as error:  # on the way out of a failure that is reported already
             logger.warning("%s: %s", self.directory, _reason(error))
-        logging.getLogger("absl").removeFilter(_is_no_traceback)
+        logging.getLogger("absl").removeFilter(_is_news)
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -214,6 +219,10 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def _accuracy(metrics: Mapping[str, float]) -> float:
+    return metrics["accuracy"]
+
+
 def _mismatches(stored: Any, template: TrainState) -> list[str]:
     """What differs between the arrays of a checkpoint and those wanted, one line each, in order."""
     there, here = _described(stored), _described(template)
@@ -240,9 +249,10 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _is_no_traceback(record: logging.LogRecord) -> bool:
-    """False for Orbax's pages about a failed save, which is reported in one line here."""
-    return not (record.exc_info and "orbax" in record.pathname)
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for what Orbax logs of a failed save (one line here says it) and of one without accuracy."""
+    from_orbax = "orbax" in record.pathname
+    return not (from_orbax and (record.exc_info or "tracked_metric" in record.getMessage()))
 
 
 def _abstract(state: TrainState) -> TrainState:

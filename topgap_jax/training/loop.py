@@ -210,7 +210,7 @@ def train(run: Run, programs: Programs | None = None) -> TrainState:
             closing(Trace(run.directory, config.profile, start)) as trace,
         ):
             if start and ends_epoch(run, start) and not checkpoints.has_accuracy(start):  # stopped before
-                checkpoints.save_again(state, validate(run, eval_step, state, log))
+                checkpoints.add_accuracy(start, validate(run, eval_step, state, log))
             for step in range(start + 1, run.steps + 1):
                 with trace.before(step):
                     with reading(), log.timed("input"):

@@ -261,7 +261,7 @@ def test_mixed_pictures_are_refused():
 
 def tiny_run(directory, adversarial, **fields):
     """A run of 12 steps on the embedded set with the tiny network."""
-    data = {"source": "embedded", "options": {"num_images": 48, "size": 12, "object_size": 10}}
+    data = {"source": "embedded", "options": {"num_images": 48, "size": 12, "object_size": 8}}
     config = {"model": {"name": "resnet_narrow", "k": 4}, "data": data, "adversarial": adversarial}
     config["train"] = {"batch_size": 16, "epochs": 4, "log_every_steps": 1, "checkpoint_every_steps": 2}
     return prepare(resolve(config | fields), directory)._replace(model=tiny_model(10, dropout=0.2))

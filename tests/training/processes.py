@@ -58,12 +58,15 @@ def metrics(workdir, kind="train"):
     return [line for line in lines if line["kind"] == kind]
 
 
+def saved_steps(workdir):
+    """The steps of the whole checkpoints, in order."""
+    folders = (Path(workdir) / "checkpoints").iterdir()
+    return sorted(int(path.name) for path in folders if path.name.isdigit())
+
+
 def final_arrays(workdir):
     """Every array of the last checkpoint, by name."""
-    steps = sorted(
-        int(path.name) for path in (Path(workdir) / "checkpoints").iterdir() if path.name.isdigit()
-    )
-    path = Path(workdir).absolute() / "checkpoints" / str(steps[-1]) / "state"
+    path = Path(workdir).absolute() / "checkpoints" / str(saved_steps(workdir)[-1]) / "state"
     reader = ocp.PyTreeCheckpointer()
     # As NumPy arrays: the devices that saved them need not be here.
     as_numpy = jax.tree.map(

@@ -20,19 +20,19 @@ needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="libtpu is not inst
 SIZE, CLASSES = 32, 10
 
 
-def small(**mesh):
+def small(name="resnet_narrow", remat=False, **mesh):
     return resolve(
         {
-            "model": {"name": "resnet_narrow", "k": 12, "dtype": "bfloat16"},
+            "model": {"name": name, "k": 12, "dtype": "bfloat16", "remat": remat},
             "train": {"batch_size": 64},
             "mesh": mesh,
         }
     )
 
 
-def compiled(config, topology="2x4"):
+def compiled(config, topology="2x4", size=SIZE):
     devices = tpu_devices(f"v5e:{topology}")
-    return compile_train_step(config, devices, num_classes=CLASSES, image_shape=(SIZE, SIZE, 3))
+    return compile_train_step(config, devices, num_classes=CLASSES, image_shape=(size, size, 3))
 
 
 def largest_parameter(config):
@@ -78,6 +78,15 @@ def test_sharded_parameters_are_gathered_and_the_cam_is_not():
     found = collectives(program.as_text())
     assert "all-gather" in {each.kind for each in found}
     assert largest_array(found) <= largest_parameter(config)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_remat_takes_less_memory():
+    kept, computed_again = (
+        memory(compiled(small("resnet18", remat=remat), size=128))["temporary"] for remat in (False, True)
+    )
+    assert computed_again < 0.8 * kept
 
 
 @pytest.mark.slow

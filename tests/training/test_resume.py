@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from training.processes import command, final_arrays, finish, metrics, start
+from training.processes import ROOT, command, final_arrays, finish, metrics, saved_steps, start
 
 STEPS = 24
 
@@ -64,8 +64,8 @@ def test_killed_on_eight_devices_it_goes_on_on_one_and_on_four(tiny, uninterrupt
     """Parameters that were split over four devices come back whole, or split over two."""
     kill_after(start(tiny, tmp_path / "one", "--config.mesh.fsdp=4", devices=8), tmp_path / "one", 10)
     shutil.copytree(tmp_path / "one", tmp_path / "four")
-    saved = max((tmp_path / "one" / "checkpoints").glob("[0-9]*[0-9]"), key=lambda path: int(path.name))
-    assert {kernel: shards(saved, kernel) for kernel in ("conv1", "conv2")} == {"conv1": 4, "conv2": 4}
+    saved = tmp_path / "one" / "checkpoints" / str(saved_steps(tmp_path / "one")[-1])
+    assert split_over(saved, "conv1") == split_over(saved, "conv2") == ["fsdp"]
     finish(start(tiny, tmp_path / "one", "--config.train.log_every_steps=1"))
     finish(start(tiny, tmp_path / "four", "--config.mesh.fsdp=2", devices=4))
     expected = [line["loss"] for line in metrics(uninterrupted)]
@@ -76,12 +76,12 @@ def test_killed_on_eight_devices_it_goes_on_on_one_and_on_four(tiny, uninterrupt
         np.testing.assert_allclose([line["loss"] for line in lines], expected, rtol=2e-2)
 
 
-def shards(checkpoint, kernel):
-    """How many parts a kernel of 36,864 numbers was written in."""
+def split_over(checkpoint, kernel):
+    """The axes of the mesh that a kernel of 36,864 numbers was split over when it was written."""
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.metadata(checkpoint.absolute() / "state").item_metadata.tree
-    array = stored["params"]["backbone"]["stages"]["2"]["0"][kernel]["kernel"]
-    return np.prod(array.shape) / np.prod(array.storage.write_shape)
+    sharding = stored["params"]["backbone"]["stages"]["2"]["0"][kernel]["kernel"].sharding
+    return [axis for axis in sharding.partition_spec if axis]
 
 
 FULL_DISK = """
@@ -113,15 +113,17 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(tiny
     if result.returncode == 99 or "unshare" in result.stderr:
         pytest.skip("a disk of its own cannot be mounted here")
     assert result.returncode == 0, result.stderr
-    message = (results / "first").read_text().splitlines()[-1]
     assert (results / "code").read_text() == "1\n"
-    assert re.fullmatch(
-        r"Error: the checkpoint of step \d+ cannot be written to .* \(No space left on device\); once there "
-        r"is room, the same command goes on from that of step (\d+), which is whole",
-        message,
+    output = (results / "first").read_text()
+    message = re.search(
+        r"^Error: the checkpoint of step \d+ cannot be written to .* \(No space left on device\); once there "
+        r"is room, the same command goes on from that of step (\d+), which is whole$",
+        output,
+        re.MULTILINE,
     )
-    assert "Traceback" not in (results / "first").read_text()
-    assert re.search(r"step (\d+), which", message)[1] in (results / "left").read_text().split()
+    assert message, output
+    assert str(ROOT / "topgap_jax") not in output  # TensorStore's threads may complain of their event loop
+    assert message[1] in (results / "left").read_text().split()
     expected, resumed = final_arrays(uninterrupted), final_arrays(results / "run")
     for name, value in expected.items():
         np.testing.assert_array_equal(value, resumed[name], err_msg=name)

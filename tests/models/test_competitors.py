@@ -95,6 +95,7 @@ def test_downsamplings_that_do_not_exist():
         tg.create_model("preact_resnet_narrow", 5, downsampling="blur")
 
 
+@pytest.mark.slow
 def test_saved_and_loaded(tmp_path):
     model = tg.create_model("preact_resnet_narrow", 5, head="original", in_channels=1, **BOTH)
     tg.save_model(model, tmp_path / "model.safetensors")

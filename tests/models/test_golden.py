@@ -19,7 +19,10 @@ from topgap_jax.models.ra_wide_resnet import RaWideResNet
 from topgap_jax.models.registry import ARCHITECTURES
 
 FOLDER = Path(__file__).parents[1] / "golden"
-LONG_TO_COMPILE = ("densenet121", "lite0", "ra_wide_resnet_shrunken", "torchvision-efficientnet_b0")
+LONG_TO_COMPILE = (
+    *("densenet121", "lite0", "ra_wide_resnet_shrunken"),
+    *("timm-convnext_tiny", "torchvision-efficientnet_b0", "torchvision-resnet50"),
+)
 FILES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem.endswith(LONG_TO_COMPILE) else [])
     for path in sorted(FOLDER.glob("*.json"))

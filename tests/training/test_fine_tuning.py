@@ -129,6 +129,7 @@ def test_learning_rates_fall_towards_the_stem():
     assert scaled["backbone"]["conv1"]["kernel"] == 0.0625
 
 
+@pytest.mark.slow
 def test_layer_decay_scales_the_step(tmp_path):
     plain = {"name": "sgd", "weight_decay": 0.0, "momentum": 0.0, "nesterov": False}
     before, after, _ = one_step(tmp_path, **plain)

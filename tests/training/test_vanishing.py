@@ -36,7 +36,8 @@ def settings(pictures):
     }
 
 
-@pytest.mark.parametrize("split", ["train", pytest.param("validation", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "validation"])
 def test_training_stops_with_its_checkpoints_and_goes_on(split, pictures, tmp_path, monkeypatch):
     class Deleting(loop.TrainingLog):
         def flush(self):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from topgap_jax.nn import pooling
 from topgap_jax.nn.pooling import gap, topk_mean, topk_mean_reference
 
 SHAPE = (3, 7, 9, 5)  # not square, 63 positions: no multiple of the block length
@@ -86,6 +87,32 @@ def test_half_precision_is_summed_in_float32():
     assert topk_mean(x, 4000) == 1 and gap(x) == 1  # a bfloat16 sum of ones stops at 256
     x = jnp.full((1, 64, 64, 1), 60000, jnp.float16)
     assert topk_mean(x, 4000) == 60000
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_the_search_for_tpus_finds_the_same_value(dtype):
+    """To the bit, and among ties, zeros of both signs, subnormal numbers, infinities and NaN."""
+    rng = np.random.default_rng(0)
+    special = [0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 60000.0, np.inf, -np.inf, np.nan, -np.nan]
+    values = np.where(
+        rng.random((6, 100, 7)) < 0.3, rng.choice(special, (6, 100, 7)), rng.normal(0, 3, (6, 100, 7))
+    )
+    k = rng.integers(1, 101, (6, 1, 7))
+    with jax.enable_x64(dtype == "float64"):
+        x, k = jnp.asarray(values, dtype), jnp.asarray(k, jnp.float32)
+        expected = pooling._kth_largest_by_bytes(x, k)
+        np.testing.assert_array_equal(pooling._kth_largest_by_values(x, k), expected)
+        bits = pooling._ordered_bits(x)
+        np.testing.assert_array_equal(expected[:, 0], ordered_by_numpy(bits, k))
+        counts = [(bits > expected).astype(jnp.int32), (bits == expected).astype(jnp.int32)]
+        for ours, theirs in zip(pooling._sum_at_once(*counts), pooling._sum_by_blocks(*counts), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def ordered_by_numpy(bits, k):
+    """The k-th largest of every row and column."""
+    descending = -np.sort(-np.asarray(bits, object), axis=1)
+    return np.take_along_axis(descending, np.asarray(k, int) - 1, axis=1)[:, 0]
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 33, 2809, 3136])

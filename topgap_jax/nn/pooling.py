@@ -3,8 +3,9 @@
 The k largest values need no sorting. Read as an integer, the k-th largest value can be built from its highest
 bits down: a bit is set if at least k values are at or above the result. So the number of passes depends on
 the type alone, not on the values or on k, which may be traced and may differ from row to row; a pass only
-compares and counts: no indices, no gathers, nothing that crosses the batch. To save memory traffic the passes
-run over one byte of each value at a time, and decide two bits each.
+compares and counts: no indices, no gathers, nothing that crosses the batch. A pass decides two bits. To save
+memory traffic the passes run over one byte of each value at a time; on TPUs, which compute in words of 32
+bits, over the values themselves.
 """
 
 import functools
@@ -22,7 +23,7 @@ from topgap_jax.nn.precision import sum_dtype
 
 # Sums run over blocks of this length, then over the blocks' sums: XLA's CPU compiler merges such a short sum
 # with the comparison before it into one vectorised loop; of a longer one it first writes the mask to memory.
-# A block's count fits int8.
+# A block's count fits int8. The TPU's compiler merges any sum.
 BLOCK = 16
 
 
@@ -156,7 +157,29 @@ def _mean_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -
 
 
 def _kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:
-    """Ordered bits of the k-th largest value along axis 1, byte by byte from the top."""
+    """Ordered bits of the k-th largest value along axis 1."""
+    return lax.platform_dependent(x, k, tpu=_kth_largest_by_values, default=_kth_largest_by_bytes)
+
+
+def _kth_largest_by_values(x: jax.Array, k: jax.Array) -> jax.Array:
+    """Reads the values in every pass, and writes nothing."""
+    width = 8 * x.dtype.itemsize
+
+    def decide_two_bits(i: jax.Array, kth: jax.Array) -> jax.Array:
+        # The barrier keeps the compiler from writing the ordered bits, twice as large as 16-bit values.
+        values, kth = lax.optimization_barrier((x, kth))
+        bits = _ordered_bits(values).astype(kth.dtype)
+        step = np.array(1 << (width - 2), kth.dtype) >> (2 * i).astype(kth.dtype)
+        counts = _sum_at_once(*(bits >= kth + step * np.array(j, kth.dtype) for j in (1, 2, 3)))
+        return kth + step * sum((count >= k).astype(kth.dtype) for count in counts)
+
+    word = jnp.promote_types(f"uint{width}", jnp.uint32)
+    kth = lax.fori_loop(0, width // 2, decide_two_bits, jnp.zeros_like(x[:, :1], word))
+    return kth.astype(f"uint{width}")
+
+
+def _kth_largest_by_bytes(x: jax.Array, k: jax.Array) -> jax.Array:
+    """Byte by byte from the top."""
     rows, n, columns = x.shape
     # Where D is small, several positions side by side make the innermost loop long enough for a vector unit.
     # 224 because the sides of feature maps are products of 2 and 7.
@@ -176,8 +199,8 @@ def _kth_largest_byte(byte: jax.Array, k: jax.Array) -> jax.Array:
 
     def decide_two_bits(i: jax.Array, kth: jax.Array) -> jax.Array:
         step = jnp.uint8(64) >> (2 * i).astype(jnp.uint8)
-        counts = _sum(*((byte >= kth + step * np.uint8(j)).astype(jnp.int8) for j in (1, 2, 3)))
-        counts = _sum(*(c.reshape(-1, abreast, k.shape[2]) for c in counts))
+        counts = _sum_by_blocks(*((byte >= kth + step * np.uint8(j)).astype(jnp.int8) for j in (1, 2, 3)))
+        counts = _sum_by_blocks(*(c.reshape(-1, abreast, k.shape[2]) for c in counts))
         digit = sum((count >= k).astype(jnp.uint8) for count in counts)
         return kth + step * jnp.tile(digit, (1, 1, abreast))
 
@@ -186,6 +209,15 @@ def _kth_largest_byte(byte: jax.Array, k: jax.Array) -> jax.Array:
 
 def _sum(*arrays: jax.Array) -> list[jax.Array]:
     """Sums over axis 1, in one pass over all arrays; integers come back as int32."""
+    return lax.platform_dependent(*arrays, tpu=_sum_at_once, default=_sum_by_blocks)
+
+
+def _sum_at_once(*arrays: jax.Array) -> list[jax.Array]:
+    sums = _reduce([a.astype(jnp.promote_types(a.dtype, jnp.int32)) for a in arrays])
+    return [a[:, None] for a in sums]
+
+
+def _sum_by_blocks(*arrays: jax.Array) -> list[jax.Array]:
     # An int8 holds the sum of one block, and no more.
     sums = [a.astype(jnp.promote_types(a.dtype, jnp.int32)) for a in _sum_blocks(arrays)]
     while sums[0].shape[1] > 1:
@@ -197,9 +229,13 @@ def _sum_blocks(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     """`[A, n, D]` -> `[A, ceil(n / BLOCK), D]`."""
     block = min(BLOCK, arrays[0].shape[1])
     padded = [jnp.pad(a, ((0, 0), (0, -a.shape[1] % block), (0, 0))) for a in arrays]
-    blocks = [a.reshape(a.shape[0], block, -1, a.shape[2]) for a in padded]
+    return _reduce([a.reshape(a.shape[0], block, -1, a.shape[2]) for a in padded])
+
+
+def _reduce(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Sums over axis 1, each in its own dtype."""
     zeros = [np.zeros((), a.dtype) for a in arrays]
-    return lax.reduce(blocks, zeros, lambda a, b: list(map(lax.add, a, b)), (1,))
+    return lax.reduce(arrays, zeros, lambda a, b: list(map(lax.add, a, b)), (1,))
 
 
 def _ordered_bits(x: jax.Array) -> jax.Array:

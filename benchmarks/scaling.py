@@ -1,6 +1,6 @@
 """What it costs to share a training step among devices and processes.
 
-    python benchmarks/scaling.py [--on 1x1,1x2,1x4,1x8,2x2,2x8] [--size 64] [--json PATH]
+    python benchmarks/scaling.py [--on 1x1,1x2,1x4,1x8,2x2,2x8] [--size 112] [--json PATH]
 
 Runs the real train step on virtual devices of this machine's processor, in one process and in several that
 talk over gloo; "2x8" is two processes with eight devices together. All share the same cores, so nothing can
@@ -202,8 +202,8 @@ def main() -> None:
     parser.add_argument("--pools", default="topk,mean", help="topk, mean or both")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--k", type=int, default=64)
+    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--k", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=16, help="of all devices together")
     parser.add_argument("--per-device", type=int, default=4, help="batch for the comparison per device")
     parser.add_argument("--repetitions", type=int, default=9)

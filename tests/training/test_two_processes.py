@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from training.processes import final_arrays, finish, metrics, start, start_two
+from training.processes import final_arrays, finish, metrics, saved_steps, start, start_two
 
 pytestmark = pytest.mark.slow
 STEPS = 120
@@ -82,6 +82,22 @@ def test_killed_and_stopped_it_ends_with_the_same_bits(two, undisturbed, tmp_pat
     for process in two(tmp_path):
         finish(process)
     assert_same(undisturbed, tmp_path)
+
+
+def test_shared_out_over_two_processes_it_goes_on_in_one(tiny, two, undisturbed, tmp_path):
+    """Parameters of which no process has the whole come back whole, on a single device."""
+    processes = two(tmp_path, "--config.mesh.fsdp=8")
+    wait_for_step(processes, tmp_path, 15)
+    processes[0].kill()
+    codes, outputs = ends(processes)
+    assert codes[0] == -signal.SIGKILL and codes[1] in (HOST_LOST, ABORTED), outputs
+    assert saved_steps(tmp_path)[-1] < STEPS
+    finish(start(tiny, tmp_path, LONGER))
+    ours, others = (metrics(workdir) for workdir in (tmp_path, undisturbed))
+    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(
+        *([line["loss"] for line in lines[:24]] for lines in (ours, others)), rtol=2e-2
+    )
 
 
 def assert_same(undisturbed, workdir):

@@ -72,7 +72,7 @@ def stages(config_path: str, workdir: str) -> list[tuple[str, float]]:
         run = loop.prepare(resolve(config), Path(workdir))
     mark("checks")
     if (twin := twin_of(config)) is not None:
-        loop.prepare(twin, Path(workdir) / "twin")
+        loop.prepare(twin, Path(workdir) / "twin", beside=run)
     mark("twin")
     state, train_step, _ = loop.make_programs(run)
     jax.block_until_ready(state)

@@ -176,7 +176,7 @@ def trained(monkeypatch):
             (part / "config.json").write_text(resolve(config).to_json())
 
     monkeypatch.setattr(cross_validation, "train_and_evaluate", train_and_evaluate)
-    monkeypatch.setattr(cross_validation, "prepare", lambda config, directory: None)
+    monkeypatch.setattr(cross_validation, "prepare_all", lambda config, workdir: [])
     return folds
 
 

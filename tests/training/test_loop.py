@@ -11,7 +11,7 @@ import pytest
 from topgap_jax.data.embedded import TexturedDigits
 from topgap_jax.training import ConfigError, train_and_evaluate
 from topgap_jax.training.config import resolve
-from topgap_jax.training.loop import make_batches, make_programs, prepare, train
+from topgap_jax.training.loop import make_batches, make_programs, prepare, prepare_all, train
 from topgap_jax.training.mesh import put_batch
 from training.processes import ROOT, command, final_arrays, metrics
 
@@ -205,6 +205,13 @@ def test_the_best_weights_can_be_the_ones_evaluated(uninterrupted, tmp_path):
     state = train(prepare(resolve(config), tmp_path / "run"))
     accuracies = {line["step"]: line["accuracy"] for line in evaluations}
     assert accuracies[int(state.step)] == best["accuracy"]
+
+
+def test_the_twin_reads_the_same_data_once_and_its_own_where_it_has_some(tmp_path):
+    for data, shared in (({}, True), ({"options": {"num_images": 64}}, False)):
+        run, twin = prepare_all(changed(twin={"title": "Twin", "data": data}), tmp_path)
+        assert len(twin.sources["train"]) == (96 if shared else 64)
+        assert all((twin.sources[split] is source) == shared for split, source in run.sources.items())
 
 
 def test_the_twin_and_the_evaluation(tmp_path):

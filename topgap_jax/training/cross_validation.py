@@ -16,10 +16,10 @@ from topgap_jax.data.folds import TEST_FOLD, VALIDATION_FOLD, Fold, source_folds
 from topgap_jax.data.sources import Source, load_source
 from topgap_jax.training.agreement import agree, check_shared, program, together
 from topgap_jax.training.checkpoint import claim
-from topgap_jax.training.config import ConfigError, differences, resolve, twin_of
+from topgap_jax.training.config import ConfigError, differences, resolve
 from topgap_jax.training.distributed import as_first_sees, is_first
 from topgap_jax.training.fold_figures import summarise
-from topgap_jax.training.loop import prepare, train_and_evaluate
+from topgap_jax.training.loop import prepare_all, train_and_evaluate
 from topgap_jax.training.metrics import identity
 
 
@@ -132,10 +132,7 @@ def _begin(config: Any, workdir: Path, first: int, source: Source, folds: list[F
     """
     shared = resolve(config.to_dict() | {"data": config.data.to_dict() | {"fold": -1}})
     if not (workdir / "config.json").exists():
-        own = fold_config(config, first)
-        for run in (own, twin_of(own)):
-            if run is not None:
-                prepare(run, workdir / f"fold_{first}")
+        prepare_all(fold_config(config, first), workdir / f"fold_{first}")
     if not is_first():
         return
     claim(workdir, shared)

@@ -104,14 +104,15 @@ def prepare_all(config: Mapping[str, Any], workdir: str | Path) -> list[Run]:
     if "://" in str(workdir):
         raise ValueError(f"workdir {str(workdir)!r} is an address: mount it, and name the folder")
     twin = twin_of(config)
-    runs = [prepare(resolve(config), Path(workdir))]
-    if twin is not None:
-        runs.append(prepare(twin, Path(workdir) / "twin"))
-    return runs
+    run = prepare(resolve(config), Path(workdir))
+    return [run] if twin is None else [run, prepare(twin, Path(workdir) / "twin", beside=run)]
 
 
-def prepare(config: ml_collections.FrozenConfigDict, directory: Path) -> Run:
-    """Builds mesh, sources and model, and finds every mistake that can be found before training."""
+def prepare(config: ml_collections.FrozenConfigDict, directory: Path, *, beside: Run | None = None) -> Run:
+    """Builds mesh, sources and model, and finds every mistake that can be found before training.
+
+    The sources are those of `beside`, read once, if it has the same data.
+    """
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     check_batch_size(mesh, "train.batch_size", config.train.batch_size)
     check_batch_size(mesh, "evaluation.batch_size", config.evaluation.batch_size)
@@ -122,7 +123,10 @@ def prepare(config: ml_collections.FrozenConfigDict, directory: Path) -> Run:
     check_mixing(config.data)
     check_adversarial(config)
     augmentation(config.data.augment)
-    sources = load_sources(config.data)
+    if beside is not None and beside.config.data == config.data:
+        sources = beside.sources
+    else:
+        sources = load_sources(config.data)
     source = sources[config.data.train]
     if len(source) < config.train.batch_size:
         raise ValueError(

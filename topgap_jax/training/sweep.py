@@ -104,7 +104,7 @@ def prepare_sweep(
     run = prepare(member_config(whole, ks[-1], whole.seed), workdir)
     twins: list[Run] = []
     if (plain := twin_of(whole)) is not None:
-        twin = prepare(plain, workdir / "twin")
+        twin = prepare(plain, workdir / "twin", beside=run)
         twins += [
             _rebuilt(twin, _with(plain, seed=seed), workdir / f"twin,seed={seed}") for seed in seeds
         ] or [twin]

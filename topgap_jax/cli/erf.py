@@ -33,13 +33,9 @@ def run(arguments: argparse.Namespace) -> None:
     from topgap_jax.reports.receptive_fields import write_fields
     from topgap_jax.training.config import ConfigError
     from topgap_jax.training.receptive_fields import measure_fields
+    from topgap_jax.training.runs import with_twin
 
-    directories = [
-        directory
-        for workdir in map(Path, arguments.workdirs)
-        for directory in (workdir, workdir / "twin")
-        if directory == workdir or directory.is_dir()
-    ]
+    directories = [directory for workdir in arguments.workdirs for directory in with_twin(Path(workdir))]
     try:
         measured = [
             measure_fields(

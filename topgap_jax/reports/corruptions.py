@@ -15,7 +15,7 @@ from rich.text import Text
 from topgap_jax.reports.comparison import share, split_name
 from topgap_jax.reports.robustness_plots import LIGHT, MARKERS
 from topgap_jax.reports.runs import Json
-from topgap_jax.reports.wording import interval_text, percent
+from topgap_jax.reports.wording import interval_text, percent, signed
 
 FILE = "corruptions.json"
 COLUMNS = 4  # panels side by side
@@ -185,7 +185,7 @@ def _difference(result: Json, found: Any, sign: int) -> list[str]:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return signed(100 * value, ".1f")
 
 
 def _with_interval(value: float, count: int) -> str:

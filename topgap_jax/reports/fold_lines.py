@@ -119,7 +119,7 @@ def interval_text(line: Line) -> str:
     if line.interval is None:
         return ""
     scale, spec, _ = FORMATS[line.unit]
-    return " to ".join(f"{end * scale:+{spec}}" for end in line.interval).replace("-", "−")
+    return " to ".join(wording.signed(end * scale, spec) for end in line.interval)
 
 
 def _with_deviation(spread: Spread, scale: float, spec: str, ending: str) -> str:

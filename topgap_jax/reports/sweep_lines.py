@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from topgap_jax.reports.comparison import Figure, Interval, share, split_name, subtract
 from topgap_jax.reports.fold_lines import FORMATS, Line, lines
-from topgap_jax.reports.wording import percent
+from topgap_jax.reports.wording import percent, signed
 
 Json = dict[str, Any]
 ATTACKED = ("Robust accuracy", "Prediction consistency")
@@ -92,7 +92,7 @@ def below_chosen(row: Json, summary: Json) -> Below:
 def difference_text(row: Json, summary: Json) -> str:
     """ "0.4 points less, 95%: −0.6 to +1.4"."""
     mean, (low, high) = below_chosen(row, summary)
-    text = f"{low * 100:+.1f} to {high * 100:+.1f}".replace("-", "−")
+    text = f"{signed(low * 100, '.1f')} to {signed(high * 100, '.1f')}"
     return f"{mean * 100:.1f} points less, 95%: {text}"
 
 

@@ -22,11 +22,11 @@ def difference_text(figure: Figure | None, unit: str) -> str:
     if figure is None:
         return MISSING
     if unit == "share":
-        return f"{_signed(figure.value * 100, '.1f')} points"
+        return f"{signed(figure.value * 100, '.1f')} points"
     if unit == "fraction":
-        return _signed(figure.value, ".3f")
+        return signed(figure.value, ".3f")
     if unit == "number":
-        return _signed(figure.value, ",.0f")
+        return signed(figure.value, ",.0f")
     sign = "−" if figure.value < 0 else "+"
     return sign + _number(abs(figure.value), unit)
 
@@ -36,6 +36,12 @@ def difference_interval_text(figure: Figure | None, unit: str) -> str:
     if figure is None or figure.interval is None:
         return ""
     return _interval(figure.interval, unit, sign="+")
+
+
+def signed(value: float, spec: str) -> str:
+    """+1.2, −0.3; what rounds to zero has no sign."""
+    text = f"{value:+{spec}}"
+    return text.replace("-", "−") if float(text.replace(",", "")) != 0 else f"{0:{spec}}"
 
 
 def percent(share: float) -> str:
@@ -67,10 +73,5 @@ def _number(value: float, unit: str) -> str:
 
 def _interval(interval: Interval, unit: str, sign: str) -> str:
     scale, spec = (100, ".1f") if unit == "share" else (1, ".3f")
-    low, high = (_signed(end * scale, spec) if sign else f"{end * scale:{spec}}" for end in interval)
+    low, high = (signed(end * scale, spec) if sign else f"{end * scale:{spec}}" for end in interval)
     return f"{low} to {high}"
-
-
-def _signed(value: float, spec: str) -> str:
-    text = f"{value:+{spec}}"
-    return text.replace("-", "−") if float(text.replace(",", "")) != 0 else f"{0:{spec}}"

@@ -17,16 +17,15 @@ import numpy as np
 
 from topgap_jax import attacks, corruptions
 from topgap_jax.attacks.journal import fingerprint
-from topgap_jax.data.sources import Source, load_source
+from topgap_jax.data.sources import Source
 from topgap_jax.models import load_model
 from topgap_jax.training.config import ConfigError
-from topgap_jax.training.evaluate import accuracy, machine, test_names
+from topgap_jax.training.evaluate import accuracy, machine
 from topgap_jax.training.groups import group_shares
-from topgap_jax.training.loop import load_sources
 from topgap_jax.training.metrics import identity
 from topgap_jax.training.outcomes import Cell, OutcomeJournal
-from topgap_jax.training.runs import read_config
-from topgap_jax.training.splits import Prepared, reading
+from topgap_jax.training.runs import read_config, with_twin
+from topgap_jax.training.splits import first_test, load_split, reading, test_names
 
 Report = Callable[[str], None]
 CLEAN: Cell = ("clean", 0)
@@ -89,7 +88,8 @@ def evaluate_corruptions(
     workdir = Path(workdir)
     try:
         networks = open_networks(workdir)
-        split, source = _open_split(networks[0].config.data, settings.split)
+        split = settings.split or first_test(networks[0].config.data)
+        source = _open_split(networks[0].config.data, split)
         count = min(settings.examples or len(source), len(source))
         names = _check(settings, source[0]["image"])
     except (ValueError, OSError) as error:
@@ -143,8 +143,8 @@ def evaluate_splits(
         networks = open_networks(Path(workdir))
         config = networks[0].config.data
         names = [split] if split else [*test_names(config)] or [config.validation]
-        sources = dict(_open_split(config, name) for name in names)
-        training_groups = group_shares(load_sources(config)[config.train])
+        sources = {name: _open_split(config, name) for name in names}
+        training_groups = group_shares(load_split(config, config.train))
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     found: list[tuple[str, list[dict[str, Any]]]] = [(network.config.title, []) for network in networks]
@@ -169,25 +169,21 @@ def open_networks(workdir: Path) -> list[Network]:
       ValueError: no finished run there.
     """
     networks = []
-    for directory in [workdir] + [workdir / "twin"] * (workdir / "twin").is_dir():
+    for directory in with_twin(workdir):
         config = read_config(directory)
         logits_fn = attacks.logits_fn(load_model(directory / "model.safetensors"))
         networks.append(Network(config, logits_fn, fingerprint(logits_fn)))
     return networks
 
 
-def _open_split(config: Any, split: str) -> tuple[str, Source]:
-    """A test set of the run (the field `data`), or any other split of its source, and its name."""
-    split = split or next(iter(test_names(config)), config.validation)
-    source = load_sources(config).get(split)
-    if source is None:
-        source = load_source(config.source, split, **config.options)
-        source = Prepared(source, config.eval_transforms) if config.eval_transforms else source
+def _open_split(config: Any, split: str) -> Source:
+    """A test set of the run (the field `data`), or any other split of its source."""
+    source = load_split(config, split)
     if source.image_shape is None:
         raise ValueError(
             f"the pictures of {split!r} differ in size: the run needs data.eval_transforms for them"
         )
-    return split, source
+    return source
 
 
 def _check(settings: CorruptionSettings, image: np.ndarray) -> tuple[str, ...]:

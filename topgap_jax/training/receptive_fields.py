@@ -19,7 +19,7 @@ from topgap_jax.data.pipeline import first_examples
 from topgap_jax.training.config import ConfigError
 from topgap_jax.training.metrics import identity
 from topgap_jax.training.runs import open_run
-from topgap_jax.training.splits import load_split, test_names
+from topgap_jax.training.splits import first_test, load_split
 
 CAM_FIGURES = ("sparsity", "iou_global", "iou_oracle", "energy_in_mask", "pointing_game")
 
@@ -49,7 +49,7 @@ def measure_fields(
         raise ConfigError(f"examples={examples} and batch_size={batch_size} must be at least 1")
     try:
         run = open_run(directory)
-        split = split or next(iter(test_names(run.config.data)), run.config.data.validation)
+        split = split or first_test(run.config.data)
         images = first_examples(load_split(run.config.data, split), examples)["image"]
         maps = maps_of(run.model)
         _, height, width, _ = run.model.cam_shape(images.shape[1:])

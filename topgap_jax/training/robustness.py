@@ -26,8 +26,8 @@ from topgap_jax.models import Classifier, load_model
 from topgap_jax.training.config import ConfigError
 from topgap_jax.training.evaluate import machine
 from topgap_jax.training.metrics import identity
-from topgap_jax.training.runs import read_config
-from topgap_jax.training.splits import load_split, test_names
+from topgap_jax.training.runs import read_config, with_twin
+from topgap_jax.training.splits import first_test, load_split
 
 Report = Callable[[str], None]
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # steps of PGD at which accuracy is read
@@ -92,7 +92,7 @@ def evaluate_robustness(
     """
     report = report or (lambda line: None)
     workdir = Path(workdir)
-    directories = [workdir] + [workdir / "twin"] * (workdir / "twin").is_dir()
+    directories = with_twin(workdir)
     try:
         _check(settings)
         configs = [read_config(directory) for directory in directories]
@@ -144,7 +144,7 @@ def _check(settings: RobustnessSettings) -> None:
 
 
 def _examples(config: Any, settings: RobustnessSettings) -> dict[str, np.ndarray]:
-    split = settings.split or next(iter(test_names(config.data)), config.data.validation)
+    split = settings.split or first_test(config.data)
     return first_examples(load_split(config.data, split), settings.examples) | {"split": np.asarray(split)}
 
 

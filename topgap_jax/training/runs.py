@@ -20,6 +20,12 @@ class FinishedRun(NamedTuple):
     class_names: list[str]
 
 
+def with_twin(workdir: Path) -> list[Path]:
+    """The folder of a run and, where there is one, that of its twin."""
+    twin = workdir / "twin"
+    return [workdir, twin] if twin.is_dir() else [workdir]
+
+
 def read_config(directory: Path) -> Any:
     """The resolved configuration of a finished run.
 

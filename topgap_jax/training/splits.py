@@ -67,6 +67,11 @@ def test_names(config: Any) -> tuple[str, ...]:
     return (*config.test, *config.tests_elsewhere)
 
 
+def first_test(config: Any) -> str:
+    """The first test set of `config` (the field `data`), or its validation split where it has none."""
+    return next(iter(test_names(config)), config.validation)
+
+
 def load_sources(config: Any) -> dict[str, Source]:
     """Every data set that `config` (the field `data`) names.
 

@@ -9,14 +9,13 @@ and saved, 76 another host stopped.
 
 import sys
 from functools import partial
+from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-# Fields that the file leaves out can be set too; those that do not exist are refused before the run starts.
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/.", lock_config=False, accept_new_attributes=True
-)
+from topgap_jax.cli.arguments import read_config, split_overrides
+
+CONFIG = flags.DEFINE_string("config", None, "A file of configs/; --config.FIELD=VALUE changes a field.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if missing.")
 DISTRIBUTED = flags.DEFINE_string(
     "distributed",
@@ -29,12 +28,13 @@ PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0."
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], *, overrides: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        sys.exit(f"Error: unexpected arguments: {' '.join(argv[1:])}")
+    config = read_config(CONFIG.value, overrides)
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    # Here, since importing JAX takes seconds and a mistyped flag should not.
+    # Here, since importing Grain and Orbax takes a second and a mistyped flag should not.
     from topgap_jax.training import distributed
 
     try:
@@ -42,20 +42,20 @@ def main(argv: list[str]) -> None:
     except (ValueError, RuntimeError) as error:
         sys.exit(f"Error: {error}")
     distributed.listen()
-    run()
+    run(config)
 
 
-def run() -> None:
+def run(config: Any) -> None:
     """Trains, evaluates and reports; how that ends is the exit code."""
     from topgap_jax.training import ConfigError, DataError, distributed, train_and_evaluate
     from topgap_jax.training.checkpoint import WriteError
 
     try:
-        if CONFIG.value.data.get("folds"):
-            cross_validate()
+        if config.get("data", {}).get("folds"):
+            cross_validate(config)
         else:
-            train_and_evaluate(CONFIG.value, WORKDIR.value)
-            report_on_run()
+            train_and_evaluate(config, WORKDIR.value)
+            report_on_run(config)
         distributed.gather("finished")  # the others wait for the report of the first
     except (ConfigError, DataError, WriteError, FloatingPointError) as error:
         sys.exit(f"Error: {error}")
@@ -68,20 +68,20 @@ def run() -> None:
         distributed.leave_lost(error)
 
 
-def report_on_run() -> None:
+def report_on_run(config: Any) -> None:
     """Writes and prints the report of a run with a test set, on the first process."""
     from topgap_jax.reports import print_report, write_report
     from topgap_jax.training.distributed import is_first
 
-    tests = CONFIG.value.data.get("test") or CONFIG.value.data.get("tests_elsewhere")
-    if not tests or not is_first():
+    data = config.get("data", {})
+    if not (data.get("test") or data.get("tests_elsewhere")) or not is_first():
         return
     report = write_report(WORKDIR.value)
     print_report(WORKDIR.value)
     print(f"Report: {report}")
 
 
-def cross_validate() -> None:
+def cross_validate(config: Any) -> None:
     """Trains the folds, with a report of each, and reports on all once they are finished."""
     from topgap_jax.reports import write_report
     from topgap_jax.reports.cross_validation import print_cross_validation, write_cross_validation_report
@@ -90,7 +90,7 @@ def cross_validate() -> None:
 
     first = is_first()
     progress = cross_validation.cross_validate(
-        CONFIG.value,
+        config,
         WORKDIR.value,
         report=partial(print, flush=True) if first else None,
         after_fold=write_report if first else None,
@@ -105,13 +105,6 @@ def cross_validate() -> None:
     print(f"Report: {report}")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; a field below one that has none is answered in one line."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:
-        sys.exit(f"Error: {error.args[0]}")
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    given, changes = split_overrides(sys.argv)
+    app.run(partial(main, overrides=changes), argv=given)

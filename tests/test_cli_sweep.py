@@ -7,6 +7,7 @@ import pytest
 from topgap_jax.cli import main
 from topgap_jax.cli.arguments import integers, read_config
 from topgap_jax.training import sweep as rooms
+from topgap_jax.training.distributed import started_tasks
 
 FILE = """
 import ml_collections
@@ -82,6 +83,18 @@ def test_mistakes_end_in_one_line(config, tmp_path, capsys):
     with pytest.raises(SystemExit, match=r"Error: there is no configuration file .*nowhere\.py"):
         main(["sweep", f"--config={tmp_path / 'nowhere.py'}", "--workdir=x", "--k=4"])
     assert not (tmp_path / "sweep").exists()
+
+
+def test_tasks_of_a_scheduler_would_all_train_the_same(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    arguments = ["sweep", f"--config={config}", f"--workdir={tmp_path / 'sweep'}", "--k=4"]
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-2]")
+    with pytest.raises(SystemExit, match="a sweep runs in one process; there are 8"):
+        main(arguments)
+    assert not (tmp_path / "sweep").exists()
+    assert started_tasks() == 8
+    monkeypatch.delenv("SLURM_STEP_NODELIST")  # a batch script of such an allocation is one process
+    assert started_tasks() == 1
 
 
 def test_other_commands_take_no_fields(capsys):

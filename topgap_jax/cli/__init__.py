@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from topgap_jax.cli import data, erf, evaluate, explain, robustness, sweep
+from topgap_jax.cli.arguments import split_overrides
 
 COMMANDS = (data, erf, evaluate, explain, robustness, sweep)
 
@@ -18,8 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         command.add(commands)
     arguments, others = parser.parse_known_args(argv)
     if hasattr(arguments, "overrides"):  # the command takes fields of its configuration, as main.py does
-        arguments.overrides = [other for other in others if other.startswith("--config.")]
-        others = [other for other in others if other not in arguments.overrides]
+        others, arguments.overrides = split_overrides(others)
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     arguments.run(arguments)

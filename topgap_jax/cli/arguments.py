@@ -32,8 +32,22 @@ def integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 64,128,256") from error
 
 
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without changes of the configuration, and these: `--config.FIELD=VALUE` (or a space)."""
+    others: list[str] = []
+    overrides: list[str] = []
+    taken = others
+    for argument in arguments:
+        if taken is overrides and "=" not in overrides[-1] and not argument.startswith("--"):
+            overrides[-1] += f"={argument}"
+            continue
+        taken = overrides if argument.startswith(("--config.", "--noconfig.")) else others
+        taken.append(argument)
+    return others, overrides
+
+
 def read_config(path: str, overrides: Sequence[str] = ()) -> Any:
-    """The `ConfigDict` of a file in configs/ with changes such as `--config.train.epochs=3`, as in `main.py`.
+    """The `ConfigDict` of a file in configs/ with changes such as `--config.train.epochs=3`.
 
     Which fields there are is for `resolve` to check. Exits with one line if the file cannot be read.
     """
@@ -43,18 +57,26 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> Any:
 
     if not Path(path).is_file():
         sys.exit(f"Error: there is no configuration file {path}")
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        sys.exit(f"Error: {path} is no configuration file: {error}")
+    if get_config is None:
+        sys.exit(f"Error: {path} is no configuration file: it has no function get_config")
     argv, values = ["topgap", *overrides], flags.FlagValues()
     options: dict[str, Any] = {"flag_values": values, "sys_argv": argv}
     try:
-        file = runpy.run_path(path)["get_config"]()
-        for override in overrides:  # of a section that the file leaves out
-            section, *fields = override.partition("=")[0].split(".")[1:]
-            if fields and section not in file:
-                file[section] = ml_collections.ConfigDict()
+        file = get_config()
+        for override in overrides:  # of sections that the file leaves out
+            section = file
+            for name in override.partition("=")[0].split(".")[1:-1]:
+                if name not in section:
+                    section[name] = ml_collections.ConfigDict()
+                section = section[name]
         config = config_flags.DEFINE_config_dict(
             "config", file, lock_config=False, accept_new_attributes=True, **options
         )
         values(argv)
         return config.value
-    except (flags.Error, AttributeError, KeyError, ValueError) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         sys.exit(f"Error: {error.args[0]}")

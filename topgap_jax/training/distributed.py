@@ -97,7 +97,17 @@ def _connect(where: str, processes: int | None, process: int | None) -> bool:
             f"the processes did not find each other within {START_SECONDS} s (--distributed={where}): each "
             f"host must run the same command, and reach the port of process 0 ({_first_line(error)})"
         ) from error
+    if _alone_on_its_host() and not os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+        # JAX chose the GPU of the task's rank on its host, and would leave the others idle.
+        jax.config.update("jax_cuda_visible_devices", "all")
+        jax.config.update("jax_rocm_visible_devices", "all")
     return True
+
+
+def _alone_on_its_host() -> bool:
+    """Whether SLURM or Open MPI started one task per host."""
+    tasks, hosts = os.environ.get("SLURM_NTASKS"), os.environ.get("SLURM_STEP_NUM_NODES")
+    return (tasks is not None and tasks == hosts) or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
 
 
 def _connect_devices() -> None:
@@ -113,6 +123,12 @@ def _connect_devices() -> None:
     )
     total = int(jax.jit(jnp.sum)(ones))
     assert total == len(devices), total
+
+
+def started_tasks() -> int:
+    """How many tasks SLURM or Open MPI started with this command, connected or not."""
+    tasks = os.environ.get("SLURM_NTASKS") if "SLURM_STEP_NODELIST" in os.environ else None
+    return int(tasks or os.environ.get("OMPI_COMM_WORLD_SIZE") or 1)
 
 
 def is_first() -> bool:
@@ -180,10 +196,6 @@ def leave_lost(error: BaseException) -> NoReturn:
     print(f"Error: {LOST} ({_first_line(error)})", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(HOST_LOST)
-
-
-def _lost_before(error: BaseException) -> bool:
-    return error.__cause__ is not None and lost(error.__cause__)
 
 
 def _remember(number: int, frame: Any) -> None:

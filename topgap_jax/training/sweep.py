@@ -13,6 +13,7 @@ from topgap_jax.models import create_model
 from topgap_jax.training.checkpoint import claim, writing
 from topgap_jax.training.compilation import use_compilation_cache
 from topgap_jax.training.config import ConfigError, resolve, twin_of
+from topgap_jax.training.distributed import started_tasks
 from topgap_jax.training.evaluate import evaluate_run, machine
 from topgap_jax.training.loop import Programs, Run, export, make_programs, prepare, train, validate
 from topgap_jax.training.metrics import TrainingLog, identity
@@ -145,8 +146,8 @@ def check_sweep(config: Any, workdir: str, ks: Sequence[int], seeds: Sequence[in
             f"adversarial.method={config.adversarial.method!r} trains each k on pictures of its own: "
             "use together=1"
         )
-    if jax.process_count() > 1:
-        raise ValueError(f"a sweep runs in one process; there are {jax.process_count()}")
+    if (processes := max(jax.process_count(), started_tasks())) > 1:
+        raise ValueError(f"a sweep runs in one process; there are {processes}")
 
 
 def member_config(config: ml_collections.FrozenConfigDict, k: int, seed: int) -> Any:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,17 @@ def assert_same(actual, expected, dtype="float32"):
 def test_value(k, dtype):
     x = normal(dtype=dtype)
     assert_same(topk_mean(x, k), topk_mean_reference(x, k), dtype)
+
+
+@pytest.mark.parametrize("k", [1, 17, 63])  # 63: all of them
+def test_a_wider_result_keeps_what_bfloat16_rounds_off(k):
+    x = normal(dtype="bfloat16")
+    mean = jax.jit(partial(topk_mean, dtype=jnp.float32), static_argnums=1)(x, k)
+    np.testing.assert_allclose(mean, topk_mean_reference(x.astype(jnp.float32), k), rtol=1e-6)
+    np.testing.assert_array_equal(mean.astype(jnp.bfloat16), topk_mean(x, k))
+    gradient = jax.grad(lambda x: topk_mean(x, k, dtype=jnp.float32).sum())(x)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient.sum((1, 2), dtype=jnp.float32), 1, rtol=1e-2)
 
 
 @pytest.mark.parametrize("k", [1, 2, 17, 62, 63])

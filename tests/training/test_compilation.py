@@ -18,13 +18,19 @@ def told():
 
 def test_a_folder_is_made_and_used_until_it_is_turned_off(told, tmp_path):
     folder = tmp_path / "programs"
-    assert use_compilation_cache(str(folder)) == folder
+    assert use_compilation_cache(str(folder)) == str(folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.jit(lambda x: x * 3 + 1)(2.0)
     assert list(folder.iterdir())
-    assert use_compilation_cache("auto") == folder  # what JAX was told goes before our choice
+    assert use_compilation_cache("auto") == str(folder)  # what JAX was told goes before our choice
     assert use_compilation_cache("off") is None
     assert use_compilation_cache("auto") is None  # on CPU
+
+
+def test_an_address_is_left_to_jax(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert use_compilation_cache("gs://bucket/programs") == "gs://bucket/programs"
+    assert jax.config.jax_compilation_cache_dir == "gs://bucket/programs" and not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_starts(told, tmp_path):

@@ -149,12 +149,10 @@ def test_fsdp_splits_parameters_and_optimizer_and_computes_the_same():
     whole, split = json.loads(output).values()
     assert set(whole["shares"].values()) == {1.0}
     large = set(split["large"])
-    assert {
-        part for part in ("params", "opt_state", "ema_params") if any(f".{part}" in n for n in large)
-    } == {
+    assert {part for part in ("params", "opt_state", "ema") if any(f".{part}" in n for n in large)} == {
         "params",
         "opt_state",
-        "ema_params",
+        "ema",
     }
     assert {split["shares"][name] for name in large} == {0.25}
     np.testing.assert_allclose(split["losses"], whole["losses"], rtol=1e-4)

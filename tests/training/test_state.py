@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from topgap_jax.training.config import resolve
-from topgap_jax.training.state import create_state, evaluated_params, make_optimizer, make_schedule
+from topgap_jax.training.state import averaged, create_state, evaluated, make_optimizer, make_schedule
 
 
 def settings(**changes):
@@ -30,6 +30,35 @@ def test_step_divides_by_ten():
     assert [float(schedule(step)) for step in (0, 20, 49, 51, 74, 76)] == pytest.approx(
         [0.1, 1, 1, 0.1, 0.1, 0.01]
     )
+
+
+def test_milestones_of_one_step_count_each():
+    """The warm-up is longer than the first two."""
+    settings_ = settings(
+        learning_rate=1.0, schedule="step", warmup_fraction=0.25, step_milestones=(0.1, 0.2, 0.5)
+    )
+    schedule = make_schedule(settings_, 100)
+    assert [float(schedule(step)) for step in (26, 49, 51)] == pytest.approx([0.01, 0.01, 0.001])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("accumulate", 0, "accumulate=0 must be at least 1"),
+        ("accumulate", 11, "accumulate=11 must be at least 1, and at most the 10 steps of this run"),
+        ("learning_rate", 0.0, "learning_rate=0.0 must be positive"),
+        ("ema_decay", 1.0, r"ema_decay=1.0 is outside \[0, 1\)"),
+        ("ema_decay", -0.5, r"ema_decay=-0.5 is outside \[0, 1\)"),
+        ("momentum", 1.0, r"momentum=1.0 is outside \[0, 1\)"),
+        ("clip_norm", -1.0, "clip_norm=-1.0 must not be negative"),
+        ("weight_decay", -1.0, "weight_decay=-1.0 must not be negative"),
+        ("warmup_fraction", 3.0, r"warmup_fraction has 3.0, which is outside \[0, 1\]"),
+        ("step_milestones", (0.5, 75.0), r"step_milestones has 75.0, which is outside \[0, 1\]"),
+    ],
+)
+def test_values_that_cannot_be_meant(field, value, message):
+    with pytest.raises(ValueError, match=f"optimizer.{message}"):
+        make_optimizer(settings(**{field: value}), 10)
 
 
 def test_unknown_names_are_answered_with_those_that_exist():
@@ -91,9 +120,17 @@ def test_accumulation_makes_one_update_of_the_mean():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), accumulated, whole)
 
 
-def test_averaged_parameters_are_the_ones_to_evaluate():
-    optimizer = make_optimizer(settings(), 10)
-    plain = create_state(PARAMS, {}, optimizer, ema=False)
-    averaged = create_state(PARAMS, {}, optimizer, ema=True)
-    assert evaluated_params(plain) is plain.params
-    assert evaluated_params(averaged) is averaged.ema_params
+def test_averages_of_parameters_and_statistics_are_what_is_evaluated():
+    optimizer, statistics = make_optimizer(settings(), 10), {"mean": jnp.zeros(3), "k": jnp.int32(7)}
+    plain = create_state(PARAMS, statistics, optimizer, ema=False)
+    assert evaluated(plain) == (plain.params, plain.model_state) and averaged(plain, 0.9) == ()
+    state = create_state(PARAMS, statistics, optimizer, ema=True)
+    assert evaluated(state) is state.ema
+    later = state._replace(
+        params=jax.tree.map(lambda p: p + 1, PARAMS), model_state={"mean": jnp.ones(3), "k": jnp.int32(8)}
+    )
+    params, model_state = averaged(later, 0.75)
+    jax.tree.map(lambda p, old: np.testing.assert_allclose(p, old + 0.25, rtol=1e-6), params, PARAMS)
+    np.testing.assert_allclose(model_state["mean"], 0.25)
+    assert int(model_state["k"]) == 8  # a setting, not a statistic
+    jax.tree.map(np.testing.assert_array_equal, averaged(later, 1.0)[0], PARAMS)

@@ -8,7 +8,7 @@ from flax import nnx
 
 from topgap_jax.models.features import Backbone, OriginalHead
 from topgap_jax.nn.dropout import fold
-from topgap_jax.nn.pooling import topk_mean
+from topgap_jax.nn.pooling import gap, topk_mean
 from topgap_jax.nn.precision import sum_dtype
 from topgap_jax.nn.pyramid import PyramidHead, kernel_init
 
@@ -98,7 +98,7 @@ class Classifier(nnx.Module):
             cam = self.head(features, train=train, key=fold(key, 1))
         else:
             logits, cam = self.head(features[-1], train=train, key=fold(key, 1))
-            return ModelOutput(logits.astype(sum_dtype(logits)), cam, features)
+            return ModelOutput(logits, cam, features)
         return ModelOutput(self._pooled(cam), cam, features)
 
     def cam_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -109,8 +109,8 @@ class Classifier(nnx.Module):
 
     def _pooled(self, cam: jax.Array) -> jax.Array:
         if self.pool == "topk":
-            return topk_mean(cam, self._pixels(cam)).astype(sum_dtype(cam))
-        return cam.mean((1, 2), dtype=sum_dtype(cam))
+            return topk_mean(cam, self._pixels(cam), dtype=sum_dtype(cam))
+        return gap(cam, dtype=sum_dtype(cam))
 
     def _pixels(self, cam: jax.Array) -> jax.Array | int:
         """k as it is under a trace, else as an `int` that `topk_mean` can check."""

@@ -187,7 +187,9 @@ class ConvNeXtHead(nnx.Module):
     ):
         self.dropout = dropout
         self.norm = LayerNorm(in_channels)
-        self.classifier = nnx.Linear(in_channels, num_classes, kernel_init=normal, dtype=dtype, rngs=rngs)
+        self.classifier = nnx.Linear(
+            in_channels, num_classes, kernel_init=normal, dtype=sum_dtype(dtype), rngs=rngs
+        )
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
@@ -198,7 +200,7 @@ class ConvNeXtHead(nnx.Module):
         # Where nobody uses the CAM, XLA does not compute it.
         parts = centred(x) * self.norm.factor(pooled)[:, None, None]
         cam = parts.astype(x.dtype) @ self.classifier.kernel[...].astype(x.dtype)
-        return self.classifier(normalised.astype(x.dtype)), cam
+        return self.classifier(normalised), cam
 
 
 convnext_tiny = partial(ConvNeXt, (3, 3, 9, 3), (96, 192, 384, 768))

@@ -112,14 +112,14 @@ class VGGHead(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        linear = partial(nnx.Linear, kernel_init=fc_init, dtype=dtype, rngs=rngs)
+        linear = partial(nnx.Linear, kernel_init=fc_init, rngs=rngs)
         self.dropout = dropout
         # A layer over all positions and channels, kept in the shape that says which weight is which.
         self.fc1 = conv(
             in_channels, hidden, 7, bias=True, padding="VALID", kernel_init=fc_init, dtype=dtype, rngs=rngs
         )
-        self.fc2 = linear(hidden, hidden)
-        self.classifier = linear(hidden, num_classes)
+        self.fc2 = linear(hidden, hidden, dtype=dtype)
+        self.classifier = linear(hidden, num_classes, dtype=sum_dtype(dtype))
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None

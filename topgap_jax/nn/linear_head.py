@@ -6,6 +6,7 @@ from flax import nnx
 
 from topgap_jax.nn.dropout import dropout
 from topgap_jax.nn.pooling import gap
+from topgap_jax.nn.precision import sum_dtype
 from topgap_jax.nn.pyramid import kernel_init
 
 
@@ -33,14 +34,14 @@ class LinearHead(nnx.Module):
     ):
         self.dropout = dropout
         self.classifier = nnx.Linear(
-            in_channels, num_classes, kernel_init=kernel_init, dtype=dtype, rngs=rngs
+            in_channels, num_classes, kernel_init=kernel_init, dtype=sum_dtype(dtype), rngs=rngs
         )
 
     def __call__(
         self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """The last map `[B, h, w, in_channels]` to logits `[B, K]` and CAM `[B, h, w, K]`."""
-        pooled = dropout(gap(x), self.dropout, train=train, key=key)
+        pooled = dropout(gap(x, dtype=sum_dtype(x)), self.dropout, train=train, key=key)
         # Where nobody uses the CAM, XLA does not compute it.
         cam = x @ self.classifier.kernel[...].astype(x.dtype)
         return self.classifier(pooled), cam

@@ -27,7 +27,9 @@ from topgap_jax.nn.precision import sum_dtype
 BLOCK = 16
 
 
-def topk_mean(x: jax.Array, k: ArrayLike, axis: int | Sequence[int] = (1, 2)) -> jax.Array:
+def topk_mean(
+    x: jax.Array, k: ArrayLike, axis: int | Sequence[int] = (1, 2), *, dtype: jnp.dtype | None = None
+) -> jax.Array:
     r"""Mean of the k largest values over `axis`: the pooling of Top-GAP.
 
     .. math::
@@ -50,9 +52,10 @@ def topk_mean(x: jax.Array, k: ArrayLike, axis: int | Sequence[int] = (1, 2)) ->
         an array that broadcasts with the result: per class `[K]`, per image `[B, 1]` or both `[B, K]`.
         A traced k cannot be checked and is clamped to 1..n.
       axis: the axes to reduce.
+      dtype: of the result; default: that of x. A wider one keeps what 16-bit values would round off.
 
     Returns:
-      The means, of the shape of x without `axis` and of its dtype.
+      The means, of the shape of x without `axis`.
 
     Raises:
       ValueError: a concrete k below 1 or above n.
@@ -62,14 +65,15 @@ def topk_mean(x: jax.Array, k: ArrayLike, axis: int | Sequence[int] = (1, 2)) ->
     _check(x, k, n)
     known_k = None if isinstance(k, jax.core.Tracer) else np.asarray(k)
     if known_k is not None and (known_k == n).all():
-        return gap(x, axes)
+        return gap(x, axes, dtype=dtype)
     kept = [size for i, size in enumerate(x.shape) if i not in axes]
     before, after = math.prod(kept[: axes[0]]), math.prod(kept[axes[0] :])
     x = jnp.moveaxis(x, axes, range(axes[0], axes[0] + len(axes)))  # of a CAM nothing moves
     k = jnp.clip(jnp.asarray(k).astype(sum_dtype(x)), 1, n)
     k = jnp.broadcast_to(k, kept).reshape(before, 1, after)
     only_largest = known_k is not None and bool((known_k == 1).all())
-    return _topk_mean(x.reshape(before, n, after), k, only_largest).reshape(kept)
+    mean = _topk_mean(x.reshape(before, n, after), k, only_largest).reshape(kept)
+    return mean.astype(x.dtype if dtype is None else dtype)
 
 
 def topk_mean_reference(x: jax.Array, k: int, axis: int | Sequence[int] = (1, 2)) -> jax.Array:
@@ -84,9 +88,9 @@ def topk_mean_reference(x: jax.Array, k: int, axis: int | Sequence[int] = (1, 2)
     return lax.top_k(rows, k)[0].mean(-1, dtype=sum_dtype(x)).astype(x.dtype)
 
 
-def gap(x: jax.Array, axis: int | Sequence[int] = (1, 2)) -> jax.Array:
-    """Global average pooling: the mean over `axis`, summed in float32 at least, in the dtype of x."""
-    return x.mean(axis, dtype=sum_dtype(x)).astype(x.dtype)
+def gap(x: jax.Array, axis: int | Sequence[int] = (1, 2), *, dtype: jnp.dtype | None = None) -> jax.Array:
+    """Global average pooling: the mean over `axis`, summed in float32 at least; `dtype` as in `topk_mean`."""
+    return x.mean(axis, dtype=sum_dtype(x)).astype(x.dtype if dtype is None else dtype)
 
 
 @jax.jit
@@ -122,7 +126,7 @@ def _check(x: jax.Array, k: ArrayLike, n: int) -> None:
 
 @functools.partial(jax.jit, static_argnames="only_largest")
 def _topk_mean(x: jax.Array, k: jax.Array, only_largest: bool) -> jax.Array:
-    """x `[A, n, D]`, k `[A, 1, D]` -> `[A, 1, D]`."""
+    """x `[A, n, D]`, k `[A, 1, D]` -> `[A, 1, D]` in the dtype of k."""
     fixed = lax.stop_gradient(x)
     bits = _ordered_bits(fixed)
     kth = jnp.max(bits, 1, keepdims=True) if only_largest else _kth_largest(fixed, lax.stop_gradient(k))
@@ -139,8 +143,7 @@ def _mean(
     x: jax.Array, k: jax.Array, kth: jax.Array, total: jax.Array, above: jax.Array, equal: jax.Array
 ) -> jax.Array:
     """The mean from the sum and the number of the values above the k-th, and the number equal to it."""
-    mean = total / k + _float(kth, x.dtype).astype(k.dtype) * ((k - above) / k)
-    return mean.astype(x.dtype)
+    return total / k + _float(kth, x.dtype).astype(k.dtype) * ((k - above) / k)
 
 
 @_mean.defjvp
@@ -153,7 +156,7 @@ def _mean_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -
     # Chosen, not multiplied by 0: an infinite tangent of a value outside the k largest must not count.
     mean_dot = jnp.sum(jnp.where(bits < kth, 0, weight * x_dot), 1, keepdims=True)
     mean_dot += k_dot * (_float(kth, x.dtype).astype(k.dtype) - mean) / k
-    return mean, mean_dot.astype(x.dtype)
+    return mean, mean_dot
 
 
 def _kth_largest(x: jax.Array, k: jax.Array) -> jax.Array:

@@ -1,9 +1,9 @@
-"""In what sums and statistics are taken."""
+"""In what sums, statistics and logits are taken."""
 
 import jax
 import jax.numpy as jnp
 
 
-def sum_dtype(x: jax.Array) -> jnp.dtype:
+def sum_dtype(x: jax.Array | jnp.dtype) -> jnp.dtype:
     """float32 at least, float64 for float64."""
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.promote_types(getattr(x, "dtype", x), jnp.float32)

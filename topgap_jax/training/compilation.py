@@ -9,7 +9,7 @@ CACHE = Path("~/.cache/topgap_jax/xla")
 SHORTEST = 0.1  # seconds of compilation that are worth a file
 
 
-def use_compilation_cache(where: str) -> Path | None:
+def use_compilation_cache(where: str) -> str | None:
     """Turns JAX's persistent cache on or off for this process.
 
     "auto" keeps programs for GPU and TPU in `~/.cache/topgap_jax/xla`. Not for CPU: those are machine code
@@ -17,10 +17,10 @@ def use_compilation_cache(where: str) -> Path | None:
     told already, as by the environment variable `JAX_COMPILATION_CACHE_DIR`, goes before "auto".
 
     Args:
-      where: "auto", "off", or a folder, which also works on CPU.
+      where: "auto", "off", or a folder, which also works on CPU; an address such as gs://BUCKET/FOLDER too.
 
     Returns:
-      The folder, or None without a cache.
+      The folder or address, or None without a cache.
 
     Raises:
       OSError: the folder cannot be made.
@@ -28,19 +28,20 @@ def use_compilation_cache(where: str) -> Path | None:
     told = getattr(jax.config, "jax_compilation_cache_dir", None)
     name = _folder(where, told)
     if name is not None:
-        Path(name).mkdir(parents=True, exist_ok=True)
+        if "://" not in name:
+            Path(name).mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     if name != told:
         jax.config.update("jax_compilation_cache_dir", name)
         compilation_cache.reset_cache()  # JAX may have found none already
-    return None if name is None else Path(name)
+    return name
 
 
 def _folder(where: str, told: str | None) -> str | None:
     if where == "off":
         return None
     if where != "auto":
-        return str(Path(where).expanduser())
+        return where if "://" in where else str(Path(where).expanduser())
     if told is not None or jax.default_backend() == "cpu":
         return told
     return str(CACHE.expanduser())

@@ -102,6 +102,7 @@ DEFAULTS: dict[str, Any] = {
     "compilation_cache": "auto",  # folder of compiled programs; "auto": on GPU and TPU only; "off"
     "twin": {},  # fields that differ in a second run, trained and evaluated beside this one
 }
+OF_NUMBERS = ("loss.class_weights", "optimizer.step_milestones")  # other tuples are of names
 FREE_FORM = ("data.options", "data.tests_elsewhere", "twin")
 # Where and how a run is computed and watched, not what: another value resumes the same run.
 OPERATIONAL = (
@@ -186,8 +187,9 @@ def _typed(field: str, value: Any, default: Any) -> Any:
         return _expect(field, value, bool)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)
+    if isinstance(default, tuple) and isinstance(value, list | tuple):
+        kind: Any = float if field in OF_NUMBERS else str
+        return tuple(_typed(f"{field}[{index}]", one, kind()) for index, one in enumerate(value))
     return _expect(field, value, type(default))
 
 

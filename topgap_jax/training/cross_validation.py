@@ -16,7 +16,7 @@ from topgap_jax.data.folds import TEST_FOLD, VALIDATION_FOLD, Fold, source_folds
 from topgap_jax.data.sources import Source, load_source
 from topgap_jax.training.agreement import agree, check_shared, program, together
 from topgap_jax.training.checkpoint import claim
-from topgap_jax.training.config import ConfigError, differences, resolve
+from topgap_jax.training.config import ConfigError, differences, filled, resolve
 from topgap_jax.training.distributed import as_first_sees, is_first
 from topgap_jax.training.fold_figures import summarise
 from topgap_jax.training.loop import prepare_all, train_and_evaluate
@@ -144,7 +144,9 @@ def _check_started(config: Any, workdir: Path) -> None:
     """Raises a ValueError if a fold was trained with another configuration."""
     for fold in range(config.data.folds):
         path = workdir / f"fold_{fold}" / "config.json"
-        if path.exists() and (other := differences(fold_config(config, fold), json.loads(path.read_text()))):
+        if not path.exists():
+            continue
+        if other := differences(fold_config(config, fold), filled(json.loads(path.read_text()))):
             raise ValueError(f"{path.parent} holds a run with another configuration ({'; '.join(other[:5])})")
 
 

@@ -59,9 +59,10 @@ def lies_on_device(config: Any, source: Source) -> bool:
         if obstacles:
             raise ValueError(f"data.on_device='always' cannot be: {'; '.join(obstacles)}")
         return True
-    images = getattr(source, "images", None)
-    small = isinstance(images, np.ndarray) and images.nbytes <= config.on_device_limit
-    return config.on_device == "auto" and small and not obstacles and jax.default_backend() != "cpu"
+    if config.on_device == "never" or obstacles or jax.default_backend() == "cpu":
+        return False
+    images = getattr(source, "images", None)  # last: a part of an array is a copy
+    return isinstance(images, np.ndarray) and images.nbytes <= config.on_device_limit
 
 
 def put_images(mesh: Mesh, source: Source) -> jax.Array:

@@ -25,7 +25,7 @@ from topgap_jax.training.groups import group_accuracies, group_shares
 from topgap_jax.training.mesh import put_batch
 from topgap_jax.training.metrics import identity, training_time
 from topgap_jax.training.splits import reading, test_names
-from topgap_jax.training.state import TrainState, evaluated_params
+from topgap_jax.training.state import TrainState, evaluated
 from topgap_jax.training.step import EvalStep, make_eval_step
 
 ExplainStep = Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]
@@ -38,6 +38,9 @@ def check_evaluation(config: Any) -> None:
             raise ValueError(f"unknown attack {name!r}; there are: {', '.join(attacks.PRESETS)}")
     if config.weights not in ("last", "best"):
         raise ValueError(f"unknown evaluation.weights {config.weights!r}; there are: last, best")
+    for name, least in (("attack_examples", 1), ("cam_examples", 1), ("pictures", 0)):
+        if config[name] < least:
+            raise ValueError(f"evaluation.{name}={config[name]} must be at least {least}")
     if not 0 < config.attack_eps <= 1:
         raise ValueError(
             f"evaluation.attack_eps={config.attack_eps} is outside (0, 1], the range of the images"
@@ -65,7 +68,7 @@ def evaluate_run(
     if not tests or as_first_sees(path.exists()):
         return
     graphdef = nnx.graphdef(model)
-    model = nnx.merge(graphdef, *whole(mesh, (evaluated_params(state), state.model_state)))
+    model = nnx.merge(graphdef, *whole(mesh, evaluated(state)))
     eval_step = make_eval_step(graphdef, mesh, l1_of=config.loss.l1_of)
     splits = {name: evaluate_split(eval_step, state, sources[name], config, mesh) for name in tests}
     first, validation = tests[0], config.data.validation
@@ -117,7 +120,7 @@ def evaluate_split(
     mesh: Mesh,
 ) -> dict[str, np.ndarray]:
     """What `eval_step` gives for every example of a split, in order, each counted once; `[N]` each."""
-    params = evaluated_params(state)
+    params, model_state = evaluated(state)
     results = []
     batches = eval_batches(
         source,
@@ -127,7 +130,7 @@ def evaluate_split(
     )
     for batch, valid in iter(partial(_next_or_none, batches), None):
         stop_if_preempted()
-        result = jax.device_get(eval_step(params, state.model_state, put_batch(mesh, batch)))
+        result = jax.device_get(eval_step(params, model_state, put_batch(mesh, batch)))
         results.append({name: value[:valid] for name, value in result.items()})
     return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 

@@ -32,7 +32,7 @@ from topgap_jax.training.mesh import check_batch_size, make_mesh, put_batch, sta
 from topgap_jax.training.metrics import TrainingLog
 from topgap_jax.training.profiling import Trace
 from topgap_jax.training.splits import check_agreement, load_sources, reading, test_names
-from topgap_jax.training.state import TrainState, create_state, evaluated_params, make_optimizer, split_model
+from topgap_jax.training.state import TrainState, create_state, evaluated, make_optimizer, split_model
 from topgap_jax.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
@@ -118,6 +118,8 @@ def prepare(config: ml_collections.FrozenConfigDict, directory: Path, *, beside:
     check_batch_size(mesh, "evaluation.batch_size", config.evaluation.batch_size)
     check_evaluation(config.evaluation)
     check_counts(config.train)
+    if config.seed < 0:
+        raise ValueError(f"seed={config.seed} must not be negative")
     if config.profile < 0:
         raise ValueError(f"profile={config.profile} must not be negative (0: no trace)")
     check_mixing(config.data)
@@ -252,7 +254,7 @@ def export(run: Run, state: TrainState) -> None:
     path = run.directory / "model.safetensors"
     if as_first_sees(path.exists()):
         return
-    arrays = whole(run.mesh, (evaluated_params(state), state.model_state))
+    arrays = whole(run.mesh, evaluated(state))
     if is_first():
         save_model(nnx.merge(nnx.graphdef(run.model), *arrays), path)
 

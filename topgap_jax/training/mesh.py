@@ -13,18 +13,23 @@ SHARD_FROM = 2**14  # parameters with fewer elements are replicated under `fsdp`
 def make_mesh(data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices, or those given, as a mesh with the axes "data" and "fsdp".
 
+    The batch's p-th part lies on the devices of process p; `jax.make_mesh` mixes the hosts of a TPU slice.
+
     Raises:
-      ValueError: `data * fsdp` is not the number of devices.
+      ValueError: `data * fsdp` is not the number of devices, or one of them is below 1.
     """
     devices = jax.devices() if devices is None else devices
+    if fsdp < 1 or (data < 1 and data != -1):
+        raise ValueError(f"mesh data={data} x fsdp={fsdp}: at least 1 each, or data=-1 for all devices")
     if data == -1:
-        data = len(devices) // fsdp
+        data = max(len(devices) // fsdp, 1)
     if data * fsdp != len(devices):
         raise ValueError(
             f"mesh data={data} x fsdp={fsdp} needs {data * fsdp} devices; there are {len(devices)}"
         )
+    by_process = sorted(devices, key=lambda device: (device.process_index, device.id))
     auto = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=auto, devices=devices)
+    return Mesh(np.reshape(by_process, (data, fsdp)), ("data", "fsdp"), axis_types=auto)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

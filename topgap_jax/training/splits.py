@@ -103,6 +103,10 @@ def load_split(config: Any, name: str, fold: Mapping[str, Source] | None = None)
 def load_fold(config: Any) -> dict[str, Source]:
     """The parts of the fold `config.fold`, all taken from the split `config.train`; none without folds."""
     if not config.folds:
+        if config.fold != -1 or config.fold_groups:
+            raise ValueError(
+                f"data.fold={config.fold}, data.fold_groups={config.fold_groups} need data.folds, such as 5"
+            )
         return {}
     whole = load_source(config.source, config.train, **config.options)
     train, validation, test = fold_parts(

@@ -1,5 +1,6 @@
 """What a training run carries from step to step."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ class TrainState(NamedTuple):
     params: Params  # float32
     model_state: Params  # running statistics and k
     opt_state: optax.OptState
-    ema_params: Params  # empty without averaging
+    ema: tuple[Params, Params] | tuple[()]  # averages of params and model_state; empty without averaging
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Params, Params]:
@@ -31,13 +32,24 @@ def create_state(
     params: Params, model_state: Params, optimizer: optax.GradientTransformation, *, ema: bool
 ) -> TrainState:
     """The state before the first step."""
-    ema_params = jax.tree.map(jnp.copy, params) if ema else {}
-    return TrainState(jnp.int32(0), params, model_state, optimizer.init(params), ema_params)
+    averages = jax.tree.map(jnp.copy, (params, model_state)) if ema else ()
+    return TrainState(jnp.int32(0), params, model_state, optimizer.init(params), averages)
 
 
-def evaluated_params(state: TrainState) -> Params:
-    """The averaged parameters where there are any, else the current ones."""
-    return state.ema_params or state.params
+def evaluated(state: TrainState) -> tuple[Params, Params]:
+    """Parameters and model state: the averages where there are any, else the current ones."""
+    return state.ema or (state.params, state.model_state)
+
+
+def averaged(state: TrainState, decay: jax.Array) -> tuple[Params, Params] | tuple[()]:
+    """The averages one update later: parameters and running statistics alike, so that they fit each other."""
+    if not state.ema:
+        return ()
+
+    def one(new: jax.Array, old: jax.Array) -> jax.Array:
+        return decay * old + (1 - decay) * new if jnp.issubdtype(new.dtype, jnp.floating) else new
+
+    return jax.tree.map(one, (state.params, state.model_state), state.ema)
 
 
 def make_schedule(config: Any, steps: int) -> optax.Schedule:
@@ -51,11 +63,12 @@ def make_schedule(config: Any, steps: int) -> optax.Schedule:
     """
     peak, warmup = config.learning_rate, int(config.warmup_fraction * steps)
     rest = max(steps - warmup, 1)
+    milestones = [max(int(fraction * steps) - warmup, 0) for fraction in config.step_milestones]
     after_warmup = {
         "one_cycle": lambda: optax.linear_schedule(peak, 0.0, rest),
         "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
         "step": lambda: optax.piecewise_constant_schedule(
-            peak, {max(int(fraction * steps) - warmup, 0): 0.1 for fraction in config.step_milestones}
+            peak, {step: 0.1**count for step, count in Counter(milestones).items()}
         ),
         "constant": lambda: optax.constant_schedule(peak),
     }
@@ -69,6 +82,31 @@ def make_schedule(config: Any, steps: int) -> optax.Schedule:
     )
 
 
+def check_optimizer(config: Any, steps: int) -> None:
+    """Raises a ValueError for a value in `config` (the field `optimizer`) that cannot be meant."""
+    if not 1 <= config.accumulate <= max(steps, 1):
+        raise ValueError(
+            f"optimizer.accumulate={config.accumulate} must be at least 1, and at most the {steps} steps of "
+            "this run, or nothing would be updated"
+        )
+    if not 0 < config.layer_decay <= 1:
+        raise ValueError(f"optimizer.layer_decay={config.layer_decay} is outside (0, 1]")
+    if not config.learning_rate > 0:
+        raise ValueError(f"optimizer.learning_rate={config.learning_rate} must be positive")
+    for name in ("momentum", "beta2", "ema_decay"):
+        if not 0 <= config[name] < 1:
+            raise ValueError(f"optimizer.{name}={config[name]} is outside [0, 1)")
+    for name in ("weight_decay", "clip_norm"):
+        if not config[name] >= 0:
+            raise ValueError(f"optimizer.{name}={config[name]} must not be negative (0: none)")
+    for name, fractions in (
+        ("warmup_fraction", [config.warmup_fraction]),
+        ("step_milestones", config.step_milestones),
+    ):
+        if wrong := [fraction for fraction in fractions if not 0 <= fraction <= 1]:
+            raise ValueError(f"optimizer.{name} has {wrong[0]}, which is outside [0, 1]")
+
+
 def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     """The gradient transformation: clipping, "sgd", "adamw" or "lamb", accumulation, and fine-tuning.
 
@@ -77,12 +115,10 @@ def make_optimizer(config: Any, steps: int) -> optax.GradientTransformation:
     stay as they are; `layer_decay` multiplies the learning rate once per block of distance from the head.
 
     Raises:
-      ValueError: an unknown optimizer; the message lists those that exist.
+      ValueError: an unknown optimizer or schedule (the message lists those that exist), or a value that
+        cannot be meant.
     """
-    if config.accumulate < 1:
-        raise ValueError(f"optimizer.accumulate={config.accumulate} must be at least 1")
-    if not 0 < config.layer_decay <= 1:
-        raise ValueError(f"optimizer.layer_decay={config.layer_decay} is outside (0, 1]")
+    check_optimizer(config, steps)
     schedule = make_schedule(config, steps // config.accumulate)
 
     def decay_mask(params: Params) -> Params:

@@ -16,7 +16,7 @@ from topgap_jax.training.device_data import as_float
 from topgap_jax.training.fine_tuning import stop_gradients
 from topgap_jax.training.mesh import batch_sharding, replicated, state_sharding
 from topgap_jax.training.mixing import MIXING, mix
-from topgap_jax.training.state import Params, TrainState
+from topgap_jax.training.state import Params, TrainState, averaged
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -49,7 +49,7 @@ def make_train_step(
     grad_align_of = partial(
         grad_align_terms, graphdef, eps=config.adversarial.eps, weight=config.adversarial.grad_align
     )
-    ema_decay = config.optimizer.ema_decay
+    ema_decay, accumulate = config.optimizer.ema_decay, config.optimizer.accumulate
     mixing = {"mixup": config.data.mixup, "cutmix": config.data.cutmix}
     adversarial, source = config.adversarial, trained_on(config)
     accuracy = "accuracy" if source == "image" else "adversarial_accuracy"
@@ -79,11 +79,10 @@ def make_train_step(
         gradients, (model_state, metrics) = jax.grad(mean_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema_params = state.ema_params
-        if ema_decay:
-            ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        return TrainState(state.step + 1, params, model_state, opt_state, ema_params), metrics
+        new = TrainState(state.step + 1, params, model_state, opt_state, state.ema)
+        decay = jnp.where(new.step % accumulate == 0, ema_decay, 1.0)  # between updates nothing is averaged
+        return new._replace(ema=averaged(new, decay)), metrics
 
     shardings = state_sharding(mesh, state)
     return jax.jit(

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from topgap_jax.models import load_model, registry
+from topgap_jax.reports.sweep import headline
 from topgap_jax.training import ConfigError, train_and_evaluate
 from topgap_jax.training import sweep as rooms
 from topgap_jax.training.config import resolve
@@ -184,6 +185,28 @@ def test_seeds_and_twins_in_one_table(trained, tmp_path):
     )
     assert len(trained) == 6 and again["rows"] == summary["rows"]
     assert lines[-6:] == [f"{name}: finished before" for name in trained]
+
+
+def test_a_k_that_diverges_is_named_and_the_others_go_on(trained, tmp_path, monkeypatch):
+    others = rooms.train
+
+    def train(run, programs):
+        if run.config.model.k in diverging:
+            raise FloatingPointError(f"loss of {run.config.model.k} became nan")
+        others(run, programs)
+
+    monkeypatch.setattr(rooms, "train", train)
+    lines, after, diverging = [], [], (4,)
+    path = sweep(CONFIG, tmp_path / "one", [4, 8, 12], report=lines.append, after_run=after.append)
+    summary = json.loads(path.read_text())
+    assert summary["diverged"] == {"k=4": "loss of 4 became nan"}
+    assert ([row["k"] for row in summary["rows"]], summary["chosen"]) == ([8, 12], 12)
+    assert trained == ["k=8", "k=12"] == [directory.name for directory in after]
+    assert "k=4: loss of 4 became nan" in lines
+    assert headline(summary)[-1] == "Not in the table, since training diverged: k=4."
+    diverging = (4, 12)
+    with pytest.raises(FloatingPointError, match=r"every k diverged: k=4: loss of 4 .*; k=12: loss of 12"):
+        sweep(CONFIG, tmp_path / "all", [4, 12])
 
 
 def test_a_workdir_belongs_to_one_sweep(trained, tmp_path):

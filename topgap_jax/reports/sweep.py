@@ -103,6 +103,8 @@ def headline(summary: Json) -> tuple[str, ...]:
         sentences.append(f"On these pictures it cannot be told apart from {names}.")
     elif len(rows) > 1:
         sentences.append("Every other k is worse by more than the 95% interval of the difference.")
+    if diverged := summary.get("diverged"):
+        sentences.append(f"Not in the table, since training diverged: {listing(list(diverged))}.")
     return tuple(sentences)
 
 

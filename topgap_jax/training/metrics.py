@@ -168,7 +168,7 @@ class TrainingLog:
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"{name} became {value} before step {self._step}; the checkpoints in {self._directory} "
-                    "are from before: try a lower optimizer.learning_rate, or optimizer.clip_norm=1"
+                    "are from before: try another workdir with a lower optimizer.learning_rate or clip_norm=1"
                 )
         speed = len(values) * self._batch_size / seconds
         figures |= {"images_per_second": speed, "seconds": seconds, "steps": len(values)}

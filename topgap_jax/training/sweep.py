@@ -71,23 +71,27 @@ def sweep(
     Raises:
       ConfigError: as `train_and_evaluate`, and for k, seeds or a workdir that cannot be used; before any long
         work starts.
-      FloatingPointError, DataError: as `train_and_evaluate`; the members finished so far stay.
+      DataError: as `train_and_evaluate`; the members finished so far stay.
+      FloatingPointError: the loss of every k, of a whole group, or of the twin became infinite or NaN. If it
+        is one k of several, the others go on, and `sweep.json` says so.
     """
     report, after_run = report or (lambda line: None), after_run or (lambda directory: None)
     try:
         plan = prepare_sweep(config, workdir, ks, seeds=seeds, together=together)
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(str(error)) from error
+    diverged: dict[str, str] = {}
     for seed in plan.seeds or (plan.config.seed,):
         runs = [member(plan, k, seed) for k in plan.ks]
         if together == 1:
-            _train_singly(runs, report, after_run)
+            diverged |= _train_singly(runs, report, after_run)
             continue
         for start in range(0, len(runs), together):
             _train_group(plan, runs[start : start + together], report, after_run)
     for twin in plan.twins:
-        _train_singly([twin], report, after_run)
-    return write_summary(plan)
+        if lost := _train_singly([twin], report, after_run):
+            raise FloatingPointError(lost[twin.directory.name])
+    return write_summary(plan, diverged)
 
 
 def prepare_sweep(
@@ -176,16 +180,23 @@ def is_finished(run: Run) -> bool:
     return (run.directory / last).exists()
 
 
-def _train_singly(runs: Sequence[Run], report: Report, after_run: AfterRun) -> None:
-    """One after another, with the programs of the first."""
+def _train_singly(runs: Sequence[Run], report: Report, after_run: AfterRun) -> dict[str, str]:
+    """One after another, with the programs of the first; folder and reason of those that diverged."""
     programs: Programs | None = None
+    diverged: dict[str, str] = {}
     for run in _unfinished(runs, report, after_run):
         report(f"{run.directory.name}: training")
         own = make_programs(run)
         programs = programs or own
-        with writing(run.directory):
-            _finish(run, train(run, programs._replace(state=own.state)))
+        try:
+            with writing(run.directory):
+                _finish(run, train(run, programs._replace(state=own.state)))
+        except FloatingPointError as error:
+            report(f"{run.directory.name}: {error}")
+            diverged[run.directory.name] = str(error)
+            continue
         after_run(run.directory)
+    return diverged
 
 
 def _train_group(plan: Sweep, runs: Sequence[Run], report: Report, after_run: AfterRun) -> None:
@@ -234,14 +245,23 @@ def _finish(run: Run, state: TrainState) -> None:
     evaluate_run(run.config, run.directory, run.mesh, run.model, state, run.sources)
 
 
-def write_summary(plan: Sweep) -> Path:
-    """Writes `sweep.json`: every figure of every k, and the k that the validation chooses."""
+def write_summary(plan: Sweep, diverged: Mapping[str, str]) -> Path:
+    """Writes `sweep.json`: every figure of every k, and the k that the validation chooses.
+
+    A k with a run that `diverged` is left out.
+
+    Raises:
+      FloatingPointError: there is no other.
+    """
     seeds = plan.seeds or (plan.config.seed,)
     height, width = plan.cam_shape
+    finished = [k for k in plan.ks if not {_name(plan, k, seed) for seed in seeds} & diverged.keys()]
+    if not finished:
+        raise FloatingPointError(f"every k diverged: {'; '.join(map(': '.join, diverged.items()))}")
     rows = [
         {"k": k, "share": k / (height * width)}
         | run_figures([plan.workdir / _name(plan, k, seed) for seed in seeds], plan.config)
-        for k in plan.ks
+        for k in finished
     ]
     validation = plan.config.data.validation
     chosen = choose(rows, validation)
@@ -265,6 +285,7 @@ def write_summary(plan: Sweep) -> Path:
         "sd": "sample standard deviation over the seeds (divisor: seeds - 1)",
         "rule": RULE,
         "chosen": chosen,
+        "diverged": dict(diverged),
         "rows": rows,
         "twin": twin,
     }

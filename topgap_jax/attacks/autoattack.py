@@ -152,7 +152,7 @@ def auto_attack(
         accuracy[name] = _standing(result)
         if report is not None:
             report(f"{name}: {accuracy[name]:.1%} of {len(logits)} still standing")
-    flags += _attack_flags(accuracy, settings)
+    flags += _attack_flags(accuracy)
     distance = distances(result.images - np.asarray(examples.images), norm)
     return result._replace(
         distance=distance, robust_accuracy=accuracy, flags=tuple(flags), config=config | {"attacks": settings}
@@ -218,7 +218,7 @@ def _take_over(
     return [f"{lost} of {len(hits)} adversarial images of {name} did not fool the network when shown again"]
 
 
-def _attack_flags(accuracy: Mapping[str, float], settings: Mapping[str, Any]) -> list[str]:
+def _attack_flags(accuracy: Mapping[str, float]) -> list[str]:
     names = list(accuracy)
     if "square" not in names:
         return []

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from topgap_jax.nn.pooling import among_largest
+
 # Perturbations [B,...] and eps -> the nearest perturbations in the ball.
 ProjectFn = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -66,27 +68,11 @@ def _steepest_l1(gradients: jax.Array) -> jax.Array:
 
 def sparse_steepest(gradients: jax.Array, share: jax.Array) -> jax.Array:
     """The signs of the `share` [B] of each gradient's values that are largest, in L1 one unit long."""
-    magnitudes = jnp.abs(gradients)
     count = gradients[0].size
-    rank = jnp.clip((1 - share) * count, 0, count - 1).astype(jnp.int32)
-    least = _order_statistic(magnitudes.reshape(-1, count).astype(jnp.float32), rank)
-    signs = jnp.where(magnitudes >= least[:, None, None, None], jnp.sign(gradients), 0)
+    rank = jnp.clip((1 - share) * count, 0, count - 1).astype(jnp.int32)  # of the smallest that moves
+    moves = among_largest(jnp.abs(gradients).reshape(-1, count), (count - rank)[:, None, None])
+    signs = jnp.where(moves.reshape(gradients.shape), jnp.sign(gradients), 0)
     return signs / jnp.maximum(jnp.abs(signs).sum((1, 2, 3), keepdims=True), 1)
-
-
-def _order_statistic(values: jax.Array, rank: jax.Array) -> jax.Array:
-    """`sort(values)[rank]` of values [B,n] >= 0, an order of magnitude faster than the sort.
-
-    The bits of such floats, read as integers, have their order; the result is found bit by bit.
-    """
-    bits = lax.bitcast_convert_type(values, jnp.int32)
-
-    def set_bit(step: int, found: jax.Array) -> jax.Array:
-        candidate = found | (1 << (30 - step))
-        return jnp.where((bits < candidate[:, None]).sum(-1) <= rank, candidate, found)
-
-    found = lax.fori_loop(0, 31, set_bit, jnp.zeros(len(bits), jnp.int32))
-    return lax.bitcast_convert_type(found, jnp.float32)
 
 
 def _steepest_l2(gradients: jax.Array) -> jax.Array:

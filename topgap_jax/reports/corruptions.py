@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from topgap_jax.reports.comparison import share, split_name
+from topgap_jax.reports.pages import write
 from topgap_jax.reports.robustness_plots import LIGHT, MARKERS
 from topgap_jax.reports.runs import Json
 from topgap_jax.reports.wording import interval_text, percent, signed
@@ -39,11 +40,8 @@ def write_corruption_report(folder: str | Path) -> Path:
     folder = Path(folder)
     result = _read(folder)
     corruption_figure(result).savefig(folder / "corruptions.png", dpi=110)
-    page = folder / "report.md"
-    temporary = page.with_suffix(".part")
-    temporary.write_text(corruption_markdown(result), encoding="utf-8")
-    temporary.replace(page)
-    return page
+    write(folder / "report.md", corruption_markdown(result))
+    return folder / "report.md"
 
 
 def print_corruptions(folder: str | Path, file: TextIO | None = None) -> None:

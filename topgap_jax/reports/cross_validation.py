@@ -1,11 +1,8 @@
 """`cross_validation.json` in; one page, Markdown and a terminal table out, figures as mean ± deviation."""
 
-import json
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,10 +20,12 @@ from topgap_jax.reports.fold_lines import (
     spread_text,
     value_text,
 )
+from topgap_jax.reports.pages import provenance, read_summary, render, write
+from topgap_jax.reports.runs import Json
 from topgap_jax.reports.wording import listing
 
-Json = dict[str, Any]
 FIELDS = ("titles", "folds", "sizes", "figures", "examples")
+FUNCTIONS = (mean_text, deviation_text, spread_text, difference_text, interval_text)
 TILES = ("Energy in mask", "CAM sparsity")
 
 
@@ -44,12 +43,9 @@ def write_cross_validation_report(workdir: str | Path) -> Path:
       FileNotFoundError, ValueError: `cross_validation.json` is missing, half written or wrong.
     """
     workdir = Path(workdir)
-    view = _view(read_summary(workdir))
+    view = _view(read_cross_validation(workdir))
     for name in ("report.md", "report.html"):
-        template = _environment(name).get_template(f"cross_validation{Path(name).suffix}.jinja")
-        temporary = workdir / f"{name}.part"
-        temporary.write_text(template.render(view), encoding="utf-8")
-        temporary.replace(workdir / name)
+        write(workdir / name, render(f"cross_validation{Path(name).suffix}.jinja", view, FUNCTIONS))
     return workdir / "report.html"
 
 
@@ -64,27 +60,17 @@ def print_cross_validation(workdir: str | Path, console: Console | None = None) 
       FileNotFoundError, ValueError: `cross_validation.json` is missing, half written or wrong.
     """
     console = console or Console(highlight=False)
-    summary = read_summary(Path(workdir))
+    summary = read_cross_validation(Path(workdir))
     table = lines(summary["figures"])
     for sentence in headline(summary, table):
         console.print(sentence, markup=False)
     console.print(_terminal_table(summary, table))
 
 
-def read_summary(workdir: Path) -> Json:
+def read_cross_validation(workdir: Path) -> Json:
     """`cross_validation.json`, checked."""
     path = workdir / "cross_validation.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: it is written once every fold is finished")
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not complete JSON ({error}): start the cross-validation again"
-        ) from error
-    if missing := [name for name in FIELDS if name not in summary]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: start the cross-validation again")
-    return summary
+    return read_summary(path, FIELDS, written="every fold is finished", again="the cross-validation")
 
 
 def headline(summary: Json, table: tuple[Line, ...]) -> tuple[str, ...]:
@@ -180,24 +166,7 @@ def _provenance(summary: Json) -> list[tuple[str, str]]:
         "Date": summary.get("date"),
         "scikit-learn": summary.get("scikit_learn"),
     }
-    for machine in summary.get("machines", []):
-        facts |= {"JAX" if name == "jax" else name.capitalize(): value for name, value in machine.items()}
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
-
-
-def _environment(name: str) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("topgap_jax.reports", "templates"),
-        autoescape=name.endswith(".html"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
-    functions = (mean_text, deviation_text, spread_text, difference_text, interval_text)
-    environment.globals |= {function.__name__: function for function in functions}
-    return environment
+    return provenance(facts, *summary.get("machines", []))
 
 
 def _terminal_table(summary: Json, table: tuple[Line, ...]) -> Table:

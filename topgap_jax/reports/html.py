@@ -1,17 +1,15 @@
 """`report.json` and one self-contained `report.html`."""
 
 import json
-import math
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from topgap_jax.reports import wording
 from topgap_jax.reports.charts import dot_rows, training_charts
 from topgap_jax.reports.comparison import Row, attack_name, compare, split_name
 from topgap_jax.reports.findings import findings, headline, strongest
+from topgap_jax.reports.pages import finite, provenance, render, write
 from topgap_jax.reports.pictures import color_stops, data_uri, heat_picture, object_picture, picture
 from topgap_jax.reports.runs import Json, Run, read_runs
 
@@ -55,21 +53,15 @@ def write_report(workdir: str | Path) -> Path:
     workdir = Path(workdir)
     runs = read_runs(workdir)
     rows = compare(runs)
-    _write(workdir / "report.json", json.dumps(_report(runs, rows), indent=2, allow_nan=False) + "\n")
-    _write(workdir / "report.html", _page(runs, rows))
+    write(workdir / "report.json", json.dumps(_report(runs, rows), indent=2, allow_nan=False) + "\n")
+    write(workdir / "report.html", _page(runs, rows))
     return workdir / "report.html"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _report(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> Json:
     return {
         "headline": headline(runs, rows),
-        "runs": [_finite(run.evaluation) for run in runs],
+        "runs": [finite(run.evaluation) for run in runs],
         "comparison": [_row_json(runs, row) for row in rows],
         "findings": [finding._asdict() for finding in findings(runs, rows)],
     }
@@ -89,44 +81,29 @@ def _row_json(runs: tuple[Run, ...], row: Row) -> Json:
     }
 
 
-def _finite(value: Any) -> Any:
-    """The value with null for NaN and infinity, which JSON does not know."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _page(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> str:
-    environment = Environment(
-        loader=PackageLoader("topgap_jax.reports", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.globals |= {
-        "value_text": wording.value_text,
-        "interval_text": wording.interval_text,
-        "difference_text": wording.difference_text,
-        "difference_interval_text": wording.difference_interval_text,
+    view = {
+        "runs": runs,
+        "sentences": headline(runs, rows),
+        "tiles": _tiles(runs, rows),
+        "sections": [(section, list(group)) for section, group in groupby(rows, key=lambda row: row.section)],
+        "dots": dot_rows(rows),
+        "cards": _cards(runs),
+        "kept": len(runs[0].examples.labels),
+        "stops": color_stops(),
+        "charts": training_charts(runs),
+        "findings": findings(runs, rows),
+        "provenance": [_provenance(run) for run in runs],
+        "attacks": [_attack_settings(run) for run in runs],
+        "configs": [json.dumps(run.config, indent=2, sort_keys=True) for run in runs],
     }
-    return environment.get_template("report.html.jinja").render(
-        runs=runs,
-        sentences=headline(runs, rows),
-        tiles=_tiles(runs, rows),
-        sections=[(section, list(group)) for section, group in groupby(rows, key=lambda row: row.section)],
-        dots=dot_rows(rows),
-        cards=_cards(runs),
-        kept=len(runs[0].examples.labels),
-        stops=color_stops(),
-        charts=training_charts(runs),
-        findings=findings(runs, rows),
-        provenance=[_provenance(run) for run in runs],
-        attacks=[_attack_settings(run) for run in runs],
-        configs=[json.dumps(run.config, indent=2, sort_keys=True) for run in runs],
+    functions = (
+        wording.value_text,
+        wording.interval_text,
+        wording.difference_text,
+        wording.difference_interval_text,
     )
+    return render("report.html.jinja", view, functions)
 
 
 def _tiles(runs: tuple[Run, ...], rows: tuple[Row, ...]) -> list[Row]:
@@ -176,14 +153,13 @@ def _heat_panel(run: Run, place: int, index: int) -> Panel:
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:
-    evaluation, machine = run.evaluation, run.evaluation.get("machine", {})
+    evaluation = run.evaluation
     facts = {"Configuration": evaluation.get("config_hash"), "Commit": evaluation.get("commit")}
     facts |= {"Seed": evaluation.get("seed"), "Date": evaluation.get("date"), "k": evaluation.get("k")}
     for name, key in (("CAM", "cam_shape"), ("Picture", "image_shape")):
         if shape := evaluation.get(key):
             facts[name] = " × ".join(str(length) for length in shape)
-    facts |= {"JAX" if name == "jax" else name.capitalize(): value for name, value in machine.items()}
-    return [(name, str(value)) for name, value in facts.items() if value is not None]
+    return provenance(facts, evaluation.get("machine", {}))
 
 
 def _attack_settings(run: Run) -> list[tuple[str, int, list[tuple[str, str]]]]:

@@ -6,14 +6,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from topgap_jax.reports import wording
 from topgap_jax.reports.charts import DotRow, dot_rows
-from topgap_jax.reports.comparison import Figure, budget, format_eps, share, split_name
+from topgap_jax.reports.comparison import budget, format_eps, share, split_name
+from topgap_jax.reports.pages import finite, provenance, render, write
 from topgap_jax.reports.robustness_findings import (
     CLEAN,
     Line,
@@ -34,6 +34,14 @@ from topgap_jax.reports.robustness_results import read_robustness
 from topgap_jax.reports.runs import Json
 
 BEATEN = 0.002  # what another attack may find beyond AutoAttack before its figure counts as unreliable
+FUNCTIONS = (
+    wording.value_text,
+    wording.interval_text,
+    wording.difference_text,
+    wording.difference_interval_text,
+    wording.percent,
+    wording.seconds_text,
+)
 MARKS = {"PASS": "✓ PASS", "WARN": "▲ WARN", "INFO": "○ INFO", "SKIPPED": "– skipped"}
 
 
@@ -57,10 +65,10 @@ def write_robustness_report(directory: str | Path) -> Path:
     results, remark = read_robustness(directory)
     write_steps_plot(results, directory)
     card = json.dumps(model_card(results[0]), indent=2, allow_nan=False, ensure_ascii=False)
-    _write(directory / "model_card.json", card + "\n")
+    write(directory / "model_card.json", card + "\n")
     view = _view(results, remark) | {"card": card}
     for name in ("model_card.md", "robustness.md", "robustness.html"):
-        _write(directory / name, _environment(name).get_template(f"{name}.jinja").render(view))
+        write(directory / name, render(f"{name}.jinja", view, FUNCTIONS))
     return directory / "robustness.html"
 
 
@@ -104,7 +112,7 @@ def model_card(results: Json) -> Json:
     }
     if worst and surplus > 0:
         card["external"] = f"{worst['robust_accuracy'] * 100:.2f}"  # RobustBench's name
-    return _finite(card | {"topgap_jax": _own_fields(results)})
+    return finite(card | {"topgap_jax": _own_fields(results)})
 
 
 def _own_fields(results: Json) -> Json:
@@ -132,37 +140,6 @@ def _own_fields(results: Json) -> Json:
 def _interval(value: float, count: int) -> list[float]:
     figure = share(value, count)
     return [round(end, 6) for end in figure.interval] if figure and figure.interval else []
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for NaN and infinity, which JSON does not know."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def _environment(name: str) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("topgap_jax.reports", "templates"),
-        autoescape=name.endswith(".html"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
-    environment.globals["seconds_text"] = lambda value: wording.value_text(Figure(value), "seconds")
-    functions = ("value_text", "interval_text", "difference_text", "difference_interval_text", "percent")
-    environment.globals |= {function: getattr(wording, function) for function in functions}
-    return environment
 
 
 def _view(results: tuple[Json, ...], remark: str) -> Json:
@@ -250,9 +227,7 @@ def _provenance(results: Json) -> list[tuple[str, str]]:
         facts["Picture"] = " × ".join(str(length) for length in shape)
     facts |= {"Configuration": results.get("config_hash"), "Commit": results.get("commit")}
     facts |= {"Seed": results.get("seed"), "Date": results.get("date")}
-    machine = results.get("machine") or {}
-    facts |= {"JAX" if name == "jax" else name.capitalize(): value for name, value in machine.items()}
-    return [(name, str(value)) for name, value in facts.items() if value is not None]
+    return provenance(facts, results.get("machine") or {})
 
 
 def _terminal_table(results: tuple[Json, ...]) -> Table:

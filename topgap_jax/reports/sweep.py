@@ -1,17 +1,16 @@
 """`sweep.json` in; one page, Markdown and a terminal table out: a column per k, and the k to take."""
 
-import json
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from topgap_jax.reports.comparison import split_name
 from topgap_jax.reports.fold_lines import Line, spread_text
+from topgap_jax.reports.pages import provenance, read_summary, render, write
+from topgap_jax.reports.runs import Json
 from topgap_jax.reports.sweep_charts import charts
 from topgap_jax.reports.sweep_lines import (
     Column,
@@ -24,7 +23,6 @@ from topgap_jax.reports.sweep_lines import (
 )
 from topgap_jax.reports.wording import listing, percent
 
-Json = dict[str, Any]
 FIELDS = ("title", "seeds", "cam_shape", "validation", "chosen", "rows")
 
 
@@ -46,10 +44,8 @@ def write_sweep_report(workdir: str | Path) -> Path:
         (workdir / folder / "report.html").exists() for column in view["columns"] for folder in column.folders
     )
     for name in ("report.md", "report.html"):
-        template = _environment(name).get_template(f"sweep{Path(name).suffix}.jinja")
-        temporary = workdir / f"{name}.part"
-        temporary.write_text(template.render(view), encoding="utf-8")
-        temporary.replace(workdir / name)
+        template = f"sweep{Path(name).suffix}.jinja"
+        write(workdir / name, render(template, view, (spread_text, interval_text)))
     return workdir / "report.html"
 
 
@@ -72,16 +68,7 @@ def print_sweep(workdir: str | Path, console: Console | None = None) -> None:
 
 def read_sweep(workdir: Path) -> Json:
     """`sweep.json`, checked."""
-    path = workdir / "sweep.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: it is written once every k is finished")
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not complete JSON ({error}): start the sweep again") from error
-    if missing := [name for name in FIELDS if name not in summary]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: start the sweep again")
-    return summary
+    return read_summary(workdir / "sweep.json", FIELDS, written="every k is finished", again="the sweep")
 
 
 def headline(summary: Json) -> tuple[str, ...]:
@@ -137,25 +124,7 @@ def _provenance(summary: Json) -> list[tuple[str, str]]:
         "Commit": summary.get("commit"),
         "Date": summary.get("date"),
     }
-    facts |= {
-        "JAX" if name == "jax" else name.capitalize(): value
-        for name, value in summary.get("machine", {}).items()
-    }
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
-
-
-def _environment(name: str) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("topgap_jax.reports", "templates"),
-        autoescape=name.endswith(".html"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
-    environment.globals |= {"spread_text": spread_text, "interval_text": interval_text}
-    return environment
+    return provenance(facts, summary.get("machine", {}))
 
 
 def _terminal_table(summary: Json) -> Table:

@@ -38,6 +38,11 @@ def difference_interval_text(figure: Figure | None, unit: str) -> str:
     return _interval(figure.interval, unit, sign="+")
 
 
+def seconds_text(seconds: float) -> str:
+    """12.3 s, 1 min 24 s."""
+    return _number(seconds, "seconds")
+
+
 def signed(value: float, spec: str) -> str:
     """+1.2, −0.3; what rounds to zero has no sign."""
     text = f"{value:+{spec}}"

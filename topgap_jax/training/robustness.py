@@ -115,7 +115,7 @@ def evaluate_robustness(
         report(f"{config.title}: {len(examples['label'])} pictures, eps {settings.eps:.4g} ({settings.norm})")
         folder = directory / "robustness"
         folder.mkdir(exist_ok=True)
-        result = _evaluate(folder, directory, config, model, twin, others, examples, settings, report)
+        result = _evaluate(folder, config, model, twin, others, examples, settings, report)
         temporary = folder / "robustness.tmp"
         temporary.write_text(json.dumps(result, indent=2))
         temporary.replace(folder / "robustness.json")
@@ -168,7 +168,6 @@ def _others(config: Any, settings: RobustnessSettings) -> dict[str, Other]:
 
 def _evaluate(
     folder: Path,
-    directory: Path,
     config: Any,
     model: Classifier,
     twin: Classifier | None,
@@ -199,53 +198,84 @@ def _evaluate(
         "attacks": entries,
     }
     if settings.version:
-        start = time.monotonic()
-        ensemble = attacks.auto_attack(
-            network,
-            images,
-            labels,
-            eps=settings.eps,
-            norm=settings.norm,
-            version=settings.version,
-            batch_size=settings.batch_size,
-            key=settings.seed,
-            directory=folder / "autoattack",
-            report=report,
+        found["auto_attack"], result["auto_attack"] = _auto_attack(
+            folder, network, images, labels, clean, settings, report
         )
-        found["auto_attack"] = ensemble
-        result["auto_attack"] = {
-            "version": settings.version,
-            "robust_accuracy": ensemble.robust_accuracy,
-            "prediction_consistency": attacks.prediction_consistency(clean, ensemble.predictions),
-            "count": len(labels),
-            "flags": list(ensemble.flags),
-            "seconds": time.monotonic() - start,
-            "config": ensemble.config,
-        }
-    looked_at = min(settings.diagnostics, len(labels))
     if settings.diagnostics and settings.norm != "l1":  # they look at PGD, which is too weak there
-        diagnostics = diagnose(
-            model,
-            images,
-            labels,
-            eps=settings.eps,
-            norm=settings.norm,
-            attacks=found,
-            cam_network=model if model.pool == "topk" else None,
-            k=result["k"],
-            l1=config.loss.l1 if config.loss.l1_of == "cam" else None,
-            plain_twin=twin,
-            robust_twin=others[settings.transfer_from].model if settings.transfer_from else None,
-            controls={others[path].title: others[path].model for path in settings.controls},
-            steps=tuple(steps for steps in CURVE if steps <= settings.max_steps),
-            examples=looked_at,
-            key=settings.seed,
-            log=lambda diagnostic: report(f"{diagnostic.number:2} {diagnostic.name}: {diagnostic.status}"),
-        )
-        result["diagnostics"] = [diagnostic._asdict() for diagnostic in diagnostics]
-        result["steps_curve"] = _steps_curve(diagnostics[2].figures, settings.eps, looked_at)
+        result |= _diagnose(config, model, twin, others, images, labels, found, settings, report)
     result["worst_case"] = _worst_case(clean, labels, found)
     return result
+
+
+def _auto_attack(
+    folder: Path,
+    network: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    clean: np.ndarray,
+    settings: RobustnessSettings,
+    report: Report,
+) -> tuple[attacks.AutoAttackResult, dict[str, Any]]:
+    """The ensemble's result, and what the report says of it."""
+    start = time.monotonic()
+    ensemble = attacks.auto_attack(
+        network,
+        images,
+        labels,
+        eps=settings.eps,
+        norm=settings.norm,
+        version=settings.version,
+        batch_size=settings.batch_size,
+        key=settings.seed,
+        directory=folder / "autoattack",
+        report=report,
+    )
+    return ensemble, {
+        "version": settings.version,
+        "robust_accuracy": ensemble.robust_accuracy,
+        "prediction_consistency": attacks.prediction_consistency(clean, ensemble.predictions),
+        "count": len(labels),
+        "flags": list(ensemble.flags),
+        "seconds": time.monotonic() - start,
+        "config": ensemble.config,
+    }
+
+
+def _diagnose(
+    config: Any,
+    model: Classifier,
+    twin: Classifier | None,
+    others: Mapping[str, Other],
+    images: np.ndarray,
+    labels: np.ndarray,
+    found: Mapping[str, Any],
+    settings: RobustnessSettings,
+    report: Report,
+) -> dict[str, Any]:
+    """The gradient-masking diagnostics, and the curve over the steps that one of them measures."""
+    looked_at = min(settings.diagnostics, len(labels))
+    diagnostics = diagnose(
+        model,
+        images,
+        labels,
+        eps=settings.eps,
+        norm=settings.norm,
+        attacks=found,
+        cam_network=model if model.pool == "topk" else None,
+        k=int(model.k[...]) if model.pool == "topk" else None,
+        l1=config.loss.l1 if config.loss.l1_of == "cam" else None,
+        plain_twin=twin,
+        robust_twin=others[settings.transfer_from].model if settings.transfer_from else None,
+        controls={others[path].title: others[path].model for path in settings.controls},
+        steps=tuple(steps for steps in CURVE if steps <= settings.max_steps),
+        examples=looked_at,
+        key=settings.seed,
+        log=lambda diagnostic: report(f"{diagnostic.number:2} {diagnostic.name}: {diagnostic.status}"),
+    )
+    return {
+        "diagnostics": [diagnostic._asdict() for diagnostic in diagnostics],
+        "steps_curve": _steps_curve(diagnostics[2].figures, settings.eps, looked_at),
+    }
 
 
 def _steps_curve(figures: Mapping[str, Any], eps: float, count: int) -> list[dict[str, Any]]:

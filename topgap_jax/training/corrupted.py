@@ -6,7 +6,6 @@ measured; started again, an evaluation goes on from these. `corruptions.json` th
 
 import dataclasses
 import datetime
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from topgap_jax.training.evaluate import accuracy, machine
 from topgap_jax.training.groups import group_shares
 from topgap_jax.training.metrics import identity
 from topgap_jax.training.outcomes import Cell, OutcomeJournal
-from topgap_jax.training.runs import read_config, with_twin
+from topgap_jax.training.runs import read_config, with_twin, write_json
 from topgap_jax.training.splits import first_test, load_split, reading, test_names
 
 Report = Callable[[str], None]
@@ -115,9 +114,7 @@ def evaluate_corruptions(
         ],
         "differences": _differences(cells, outcomes) if len(networks) == 2 else None,
     }
-    temporary = folder / "corruptions.tmp"
-    temporary.write_text(json.dumps(result, indent=2))
-    temporary.replace(folder / "corruptions.json")
+    write_json(folder / "corruptions.json", result)
     return folder
 
 

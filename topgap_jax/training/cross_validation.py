@@ -3,7 +3,6 @@
 import datetime
 import hashlib
 import json
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,7 @@ from topgap_jax.training.distributed import as_first_sees, is_first
 from topgap_jax.training.fold_figures import summarise
 from topgap_jax.training.loop import prepare_all, train_and_evaluate
 from topgap_jax.training.metrics import identity
+from topgap_jax.training.runs import write_json
 
 
 class Progress(NamedTuple):
@@ -173,7 +173,7 @@ def _record(path: Path, data: Any, source: Source, folds: list[Fold]) -> None:
         "files": ["/".join(path.parts[-2:]) for path in getattr(source, "paths", ())],
     }
     if not path.exists():
-        _write(path, json.dumps(record))
+        write_json(path, record)
     before = json.loads(path.read_text())
     if changes := [name for name in ("labels", "files") if before[name] != record[name]]:
         raise ValueError(
@@ -195,12 +195,6 @@ def _digest(folds: list[Fold]) -> str:
         for part in fold:
             digest.update(np.asarray([len(part), *part], "<i8").tobytes())
     return digest.hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")  # several machines may write at once
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _write_summary(config: Any, workdir: Path, folds: list[Fold]) -> Path:
@@ -225,7 +219,7 @@ def _write_summary(config: Any, workdir: Path, folds: list[Fold]) -> Path:
         "sd": "sample standard deviation over the folds (divisor: folds - 1)",
         "figures": summarise(runs, ratio),
     }
-    _write(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_json(path, summary)
     return path
 
 

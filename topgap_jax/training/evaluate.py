@@ -1,7 +1,6 @@
 """What a trained network is worth: accuracy per split and group, attacks, and the quality of its CAM."""
 
 import datetime
-import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from topgap_jax.training.distributed import as_first_sees, is_first, stop_if_pre
 from topgap_jax.training.groups import group_accuracies, group_shares
 from topgap_jax.training.mesh import put_batch
 from topgap_jax.training.metrics import identity, training_time
+from topgap_jax.training.runs import write_json
 from topgap_jax.training.splits import reading, test_names
 from topgap_jax.training.state import TrainState, evaluated
 from topgap_jax.training.step import EvalStep, make_eval_step
@@ -107,9 +107,7 @@ def evaluate_run(
     }
     shown = {name: explained[name] for name in tests}
     write_pictures(directory / "examples.npz", shown, sources[first].class_names, config.evaluation.pictures)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(evaluation, indent=2))
-    temporary.replace(path)
+    write_json(path, evaluation)
 
 
 def evaluate_split(

@@ -6,7 +6,6 @@ example, attack and attempt with the adversarial images. Started again, an evalu
 
 import dataclasses
 import datetime
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from topgap_jax.models import Classifier, load_model
 from topgap_jax.training.config import ConfigError
 from topgap_jax.training.evaluate import machine
 from topgap_jax.training.metrics import identity
-from topgap_jax.training.runs import read_config, with_twin
+from topgap_jax.training.runs import read_config, with_twin, write_json
 from topgap_jax.training.splits import first_test, load_split
 
 Report = Callable[[str], None]
@@ -116,9 +115,7 @@ def evaluate_robustness(
         folder = directory / "robustness"
         folder.mkdir(exist_ok=True)
         result = _evaluate(folder, config, model, twin, others, examples, settings, report)
-        temporary = folder / "robustness.tmp"
-        temporary.write_text(json.dumps(result, indent=2))
-        temporary.replace(folder / "robustness.json")
+        write_json(folder / "robustness.json", result)
         folders.append(folder)
     return folders
 

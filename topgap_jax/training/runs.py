@@ -1,6 +1,7 @@
-"""A finished run, opened again."""
+"""The results of runs, written, and finished runs, opened again."""
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,13 @@ class FinishedRun(NamedTuple):
     model: Classifier  # with the trained parameters, in evaluation mode
     evaluation: dict[str, Any]  # evaluation.json; empty without a test split
     class_names: list[str]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file that is whole whenever it is read, also where several machines write it."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def with_twin(workdir: Path) -> list[Path]:

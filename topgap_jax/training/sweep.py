@@ -17,6 +17,7 @@ from topgap_jax.training.distributed import started_tasks
 from topgap_jax.training.evaluate import evaluate_run, machine
 from topgap_jax.training.loop import Programs, Run, export, make_programs, prepare, train, validate
 from topgap_jax.training.metrics import TrainingLog, identity
+from topgap_jax.training.runs import write_json
 from topgap_jax.training.splits import test_names
 from topgap_jax.training.state import TrainState
 from topgap_jax.training.sweep_figures import RULE, choose, compare_with, run_figures
@@ -290,9 +291,7 @@ def write_summary(plan: Sweep, diverged: Mapping[str, str]) -> Path:
         "twin": twin,
     }
     path = plan.workdir / "sweep.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    write_json(path, summary)
     return path
 
 
@@ -304,7 +303,7 @@ def _claim(plan: Sweep) -> None:
         raise ValueError(f"workdir {str(plan.workdir)!r} holds another run: choose another one for the sweep")
     claim(plan.workdir, plan.config)
     if not path.exists():
-        path.write_text(json.dumps(members))
+        write_json(path, members)
     before = json.loads(path.read_text())
     if other := [
         f"{name} {members[name]}, not {before[name]}" for name in members if members[name] != before[name]

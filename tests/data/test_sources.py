@@ -121,6 +121,15 @@ def test_an_unknown_data_set_lists_what_exists(name):
         load_source(name, "train")
 
 
+def test_a_folder_is_recognised(tmp_path):
+    with pytest.raises(ValueError, match=f"no data set '{tmp_path}': did you mean folder:{tmp_path}"):
+        load_source(str(tmp_path), "train")
+    for name in ("mitosis", "other"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"there are mitosis, other; if these are classes, set split_frac"):
+        load_source(f"folder:{tmp_path}", "train")
+
+
 def test_importing_sources_loads_no_heavy_package():
     code = "import sys, topgap_jax.data.sources; print({'sklearn', 'tensorflow_datasets'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

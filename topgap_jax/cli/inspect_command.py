@@ -81,6 +81,11 @@ def run(arguments: argparse.Namespace) -> None:
         sources = open_splits(arguments.source, arguments.splits, dict(arguments.option))
     except (ValueError, ModuleNotFoundError) as error:
         sys.exit(f"Error: {error}")
+    for path in filter(None, (arguments.json, arguments.sheet)):
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.exit(f"Error: {path} cannot be written: {error}")
     inspection = inspect_sources(
         arguments.source,
         sources,

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,7 +44,8 @@ def load_source(name: str, split: str, **options: Any) -> Source:
     kind, colon, path = name.partition(":")
     if name not in NAMED and not (kind in PLACED and path):
         there = ", ".join([*NAMED, *(f"{kind}:{place}" for kind, (_, place) in PLACED.items())])
-        raise ValueError(f"no data set {name!r}; there are {there}")
+        meant = f": did you mean folder:{name}?" if name and Path(name).is_dir() else f"; there are {there}"
+        raise ValueError(f"no data set {name!r}{meant}")
     module, _, attribute = (PLACED[kind][0] if colon else NAMED[kind]).partition(":")
     open_source = getattr(importlib.import_module(f"topgap_jax.data.{module}"), attribute)
     arguments = (path, split) if colon else (split,)
@@ -90,9 +92,9 @@ def split_names(name: str, **options: Any) -> list[str]:
     raise ValueError(f"{name} does not say which splits it has")
 
 
-def check_split(split: str, splits: Sequence[str], where: str) -> None:
+def check_split(split: str, splits: Sequence[str], where: str, hint: str = "") -> None:
     if split not in splits:
-        raise UnknownSplitError(f"{where} has no split {split!r}; there are {listed(splits)}", splits)
+        raise UnknownSplitError(f"{where} has no split {split!r}; there are {listed(splits)}{hint}", splits)
 
 
 def listed(names: Any) -> str:

@@ -173,6 +173,7 @@ def create_model(
         ("num_classes", num_classes, 2),
         ("k", k, 1),
         ("in_channels", in_channels, 1),
+        ("pyramid_channels", pyramid_channels, 1),
     ):
         if value < lowest:
             raise ValueError(f"{label}={value} is too small: at least {lowest}")

@@ -122,7 +122,7 @@ def prepare(config: ml_collections.FrozenConfigDict, directory: Path, *, beside:
         raise ValueError(f"seed={config.seed} must not be negative")
     if config.profile < 0:
         raise ValueError(f"profile={config.profile} must not be negative (0: no trace)")
-    check_mixing(config.data)
+    check_data(config.data)
     check_adversarial(config)
     augmentation(config.data.augment)
     if beside is not None and beside.config.data == config.data:
@@ -170,10 +170,10 @@ def check_counts(config: Any) -> None:
             raise ValueError(f"train.{name}={value} must be at least 1")
 
 
-def check_mixing(config: Any) -> None:
-    """Raises a ValueError for a parameter of Mixup or CutMix in `config` (the field `data`) below 0."""
-    for name in ("mixup", "cutmix"):
-        if config[name] < 0:
+def check_data(config: Any) -> None:
+    """Raises a ValueError for a number in `config` (the field `data`) below 0."""
+    for name in ("mixup", "cutmix", "workers"):
+        if not config[name] >= 0:
             raise ValueError(f"data.{name}={config[name]} must not be negative (0: none)")
 
 
@@ -187,6 +187,8 @@ def check_loss(config: Any, num_classes: int) -> None:
         raise ValueError(f"loss.logit_squeezing={config.logit_squeezing} must not be negative")
     if not 0 <= config.label_smoothing < 1:
         raise ValueError(f"loss.label_smoothing={config.label_smoothing} is outside [0, 1)")
+    if any(not weight >= 0 for weight in config.class_weights):
+        raise ValueError(f"loss.class_weights={config.class_weights} must not be negative")
     if config.class_weights and len(config.class_weights) != num_classes:
         given = len(config.class_weights)
         raise ValueError(f"loss.class_weights has {given} values for {num_classes} classes")

@@ -22,7 +22,8 @@ from topgap_jax.data.files.manifest import MANIFEST_SUFFIXES, MANIFESTS, read_ma
 from topgap_jax.data.files.pictures import MaskFiles, PictureSource
 from topgap_jax.data.sources import check_split, listed
 
-LAYOUTS = "<split>/<class>/<picture>, or <class>/<picture> with split_fractions=(0.7, 0.15, 0.15)"
+FRACTIONS = "split_fractions=(0.7, 0.15, 0.15)"
+LAYOUTS = f"<split>/<class>/<picture>, or <class>/<picture> with {FRACTIONS}"
 MASKS = "masks"  # the folder of masks beside the splits or the classes
 
 
@@ -118,7 +119,8 @@ def read_folders(
         raise ValueError(f"{root} is no folder; expected {root}/{LAYOUTS}, or a manifest (.csv, .jsonl)")
     if split_fractions is None:
         splits = [folder.name for folder in _folders(root)]
-        check_split(split, splits, str(root))
+        classes = "" if "train" in splits else f"; if these are classes, set {FRACTIONS}"
+        check_split(split, splits, str(root), classes)
         classes_of = root / ("train" if "train" in splits else splits[0])
         base, masks = root / split, root / MASKS / split
     else:

@@ -3,6 +3,8 @@
 Command:  python main.py --config=configs/flc_pooling.py --workdir=runs/flc_pooling
           (docs/datasets/fashion_mnist.md says how data/fashion_mnist is made)
 Hardware: two CPU cores
+Time:     docs/table4.md has what a step costs
+Expected: docs/table4.md compares it with the others after one epoch
 Choices:  ours. The authors combine this pooling with FGSM adversarial training; here it stands alone, and
           `--config.adversarial.method=fgsm` adds the training.
 """

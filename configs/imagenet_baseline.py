@@ -37,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.test = ("validation",)
     config.data.augment = ("random_resized_crop:224", "horizontal_flip")
     config.data.eval_transforms = ("resize_short:256", "center_crop:224")
-    config.data.workers = 16  # processes on each host; a TPU v5e host of eight chips has 224 cores
+    config.data.workers = 16  # processes on each host; a TPU v5e host of four chips has 112 virtual cores
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "sgd"

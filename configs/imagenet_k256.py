@@ -4,7 +4,7 @@ Command:  python main.py --config=configs/imagenet_k256.py --workdir=runs/imagen
           (on every host, with the same workdir on storage that all of them see; docs/imagenet.md)
 Data:     `topgap data prepare imagenet` (docs/datasets/imagenet.md): 1,281,167 + 50,000 pictures
 Hardware: a TPU v5e slice of 4x4, or GPUs; the batch of 2048 is 128 pictures on each of 16 chips
-Time:     never run; ESTIMATE for 4x4: 0.6 to 1.6 hours of steps (docs/tpu.md), if the hosts decode as fast
+Time:     never run; ESTIMATE for 4x4: 35 to 73 minutes of steps (docs/imagenet.md), if the hosts keep up
 Expected: 0.697 top-1, the paper's figure (table 3, one run); 0.698 without Top-GAP. Not reproduced here.
 Choices:  ours, since the paper states no recipe. SGD with momentum, the learning rate 0.1 per 256 pictures,
           five epochs of warm-up and a cosine over 90 epochs; no label smoothing, because lambda and k bound
@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.test = ("validation",)
     config.data.augment = ("random_resized_crop:224", "horizontal_flip")
     config.data.eval_transforms = ("resize_short:256", "center_crop:224")
-    config.data.workers = 16  # processes on each host; a TPU v5e host of eight chips has 224 cores
+    config.data.workers = 16  # processes on each host; a TPU v5e host of four chips has 112 virtual cores
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.name = "sgd"

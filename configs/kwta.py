@@ -3,6 +3,8 @@
 Command:  python main.py --config=configs/kwta.py --workdir=runs/kwta
           (docs/datasets/fashion_mnist.md says how data/fashion_mnist is made)
 Hardware: two CPU cores
+Time:     docs/table4.md has what a step costs
+Expected: docs/table4.md compares it with the others after one epoch
 Choices:  a share of 0.1 is the authors'; the rest is ours. AutoAttack is among the attacks because attacks by
           gradient alone overrate this defence: its logits jump where a winner changes.
 """

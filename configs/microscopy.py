@@ -5,6 +5,8 @@
 Command:  python main.py --config=configs/microscopy.py --workdir=runs/tissue [--config.data.source=...]
           (docs/microscopy.md makes such a folder, and says what to set for yours)
 Hardware: two CPU cores
+Time:     under a minute (docs/microscopy.md)
+Expected: docs/microscopy.md has the accuracy and where the network looked
 """
 
 import ml_collections

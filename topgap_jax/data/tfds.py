@@ -149,7 +149,8 @@ def prepare_tfds(name: str, data_dir: str | Path, archives: str | Path | None = 
     # TFDS imports importlib_resources when it prepares a set, but does not require it.
     if not all(map(importlib.util.find_spec, ("tensorflow", "importlib_resources"))):
         raise ModuleNotFoundError(
-            f"preparing tfds:{name} needs TensorFlow (reading it does not): pip install tensorflow-cpu importlib-resources"
+            f"preparing tfds:{name} needs TensorFlow (reading it does not): "
+            "pip install tensorflow-cpu importlib-resources"
         )
     import tensorflow_datasets as tfds
 

@@ -304,7 +304,7 @@ def test_preparing_a_tfds_set_without_tensorflow_says_what_it_needs(tmp_path):
     if (Path(tensorflow_datasets.__file__).parents[1] / "tensorflow").exists():
         pytest.skip("TensorFlow is installed")
     with pytest.raises(
-        ModuleNotFoundError, match=r"tfds:mnist needs TensorFlow .*pip install 'topgap-jax\[tfds\]'"
+        ModuleNotFoundError, match=r"tfds:mnist needs TensorFlow .*pip install tensorflow-cpu"
     ):
         prepare("tfds:mnist", tmp_path)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -118,6 +119,7 @@ class TrainingLog:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
+            disable=not sys.stdout.isatty(),  # in a notebook it would need another package
         )
         self._title = config["title"]
         shown: dict[str, Any] = {"loss": math.nan, "speed": 0, "waiting": 0}

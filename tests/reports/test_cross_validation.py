@@ -1,15 +1,14 @@
 import json
-from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
+from reports.page import Page
 from topgap_jax.reports.cross_validation import print_cross_validation, write_cross_validation_report
 from topgap_jax.reports.fold_charts import LANES, strips
 from topgap_jax.reports.fold_lines import Spread, difference_text, lines, spread_text
 from topgap_jax.training.fold_figures import summarise
 
-VOID = {"meta", "br", "circle", "line", "rect"}
 ACCURACY = {"Top-GAP": (0.90, 0.95, 0.97), "Plain GAP": (0.86, 0.92, 0.92)}
 
 
@@ -58,39 +57,6 @@ def summary(*titles):
 def workdir(request, tmp_path):
     (tmp_path / "cross_validation.json").write_text(json.dumps(summary(*request.param)))
     return tmp_path
-
-
-class Page(HTMLParser):
-    """The cells of every table row, all tags and links."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.rows, self.links, self.text = [], [], [], [], ""
-        self.feed(text)
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        if tag == "a":
-            self.links.append(dict(attributes)["href"])
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    def row(self, name):
-        return next(row for row in self.rows if row and row[0].startswith(name))
 
 
 def test_the_page_shows_the_figures_of_the_file(workdir):

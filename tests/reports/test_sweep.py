@@ -1,17 +1,16 @@
 import io
 import json
-from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
+from reports.page import Page
 from topgap_jax.reports.sweep import headline, print_sweep, write_sweep_report
 from topgap_jax.reports.sweep_charts import charts
 from topgap_jax.reports.sweep_lines import below_chosen, columns, interval_text, sweep_lines, validated
 from topgap_jax.training.fold_figures import summarise
 from topgap_jax.training.sweep_figures import RULE, choose, compare_with
 
-VOID = {"meta", "br", "circle", "line", "rect", "polyline"}
 VALIDATION = {16: (0.90, 0.92, 0.91), 48: (0.95, 0.97, 0.96), 128: (0.94, 0.97, 0.95)}
 
 
@@ -63,39 +62,6 @@ def sweep(seeds=1, twin=True, ks=(16, 48, 128)):
         "date": "2026-01-01",
         "machine": {"device": "cpu"},
     }
-
-
-class Page(HTMLParser):
-    """The cells of every table row, all tags and links."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.rows, self.links, self.text = [], [], [], [], ""
-        self.feed(text)
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        if tag == "a":
-            self.links.append(dict(attributes)["href"])
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    def row(self, name):
-        return next(row for row in self.rows if row and row[0].startswith(name))
 
 
 def write(directory, summary):

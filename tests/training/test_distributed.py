@@ -1,6 +1,9 @@
 """Start, agreement and stopping, as far as one process can show them."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from topgap_jax.training import distributed
 from topgap_jax.training.agreement import agree, check_shared, disagreements, program, started, together, told
 from topgap_jax.training.config import resolve
+from training.processes import ROOT
 
 
 @pytest.fixture
@@ -48,6 +52,39 @@ def test_one_process_goes_its_way_alone(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(TypeError, match="as it was"), together():
         raise TypeError("as it was")
+
+
+IN_A_STEP = """
+import jax
+from topgap_jax.training import distributed
+distributed.start("auto")
+print(jax.process_count(), jax.config.values["jax_cuda_visible_devices"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("hosts", "gpus"), [("1", "all"), ("2", "3")])
+def test_a_task_that_is_alone_on_its_host_takes_all_gpus(hosts, gpus):
+    """One task of SLURM, with the local rank 3; of two hosts, as if it shared its own."""
+    environment = {
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "3",
+        "SLURM_STEP_NUM_NODES": hosts,
+        "JAX_PLATFORMS": "cpu",
+    }
+    shown = subprocess.run(
+        [sys.executable, "-c", IN_A_STEP],
+        env=os.environ | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    ).stdout
+    assert shown.split() == ["1", gpus]
 
 
 def test_disagreements_name_field_values_and_hosts():
